@@ -1,0 +1,54 @@
+"""`eigenzoo`: parse, validate, call."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0 done, 1 failed, 2 wrong usage, 3 done with refusals under ``--strict``, 130 interrupted.
+    """
+    import typer
+
+    from engine.cli.app import app
+    from ingest.errors import EigenzooError
+
+    usage_error = typer.BadParameter.__bases__[0]  # of whichever click this typer carries
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        code = app(args=arguments, prog_name="eigenzoo", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except Exception as error:
+        if isinstance(error, typer.Abort):
+            print("eigenzoo: interrupted; the same command goes on from here", file=sys.stderr)
+            return 130
+        if debug:
+            raise
+        usage = isinstance(error, usage_error)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            return 2
+        if usage:
+            context = getattr(error, "ctx", None)
+            where = context.command_path if context is not None else "eigenzoo"
+            text = f"{error.format_message().rstrip('.')}; see `{where} --help`"  # type: ignore[attr-defined]
+        elif isinstance(error, EigenzooError):
+            text = str(error)
+        elif isinstance(error, BrokenPipeError):
+            sys.stderr.close()
+            return 1
+        else:
+            text = f"{type(error).__name__}: {error}; --debug shows where"
+        print(f"eigenzoo: {' '.join(text.split())}", file=sys.stderr)
+        return 2 if usage else 1
+    except KeyboardInterrupt:
+        print("eigenzoo: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130

@@ -1,0 +1,40 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from engine.cli import demo, runs, zoo
+
+app = typer.Typer(
+    name="eigenzoo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+@app.callback()
+def _top(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    """The subspace that a zoo of LoRA adapters shares: ingest, fit, K.
+
+    Every command takes --json and --debug. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refusals under --strict.
+    """
+
+
+for command, epilog in (
+    (zoo.ingest, "Example:  eigenzoo ingest adapters/ --zoo zoo.zarr"),
+    (zoo.info, "Example:  eigenzoo info zoo.zarr"),
+    (zoo.verify, "Example:  eigenzoo verify zoo.zarr"),
+    (runs.fit, "Example:  eigenzoo fit zoo.zarr --out run --k gavish-donoho"),
+    (runs.rank, "Example:  eigenzoo rank run"),
+    (runs.report, "Example:  eigenzoo report run --out report.html"),
+    (demo.demo, "Example:  eigenzoo demo --out demo"),
+):
+    app.command(epilog=epilog)(command)

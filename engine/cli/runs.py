@@ -1,0 +1,214 @@
+"""Commands about a run: fit, rank, report."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli.output import Meter, emit_json, parse_size, say, size, table
+from engine.cli.zoo import Json, ZooPath
+
+if TYPE_CHECKING:
+    from engine.job import KByMatrix
+    from engine.run import MatrixResult
+    from engine.runners.dask_ import DaskRunner
+    from ingest.store.reader import Zoo
+
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, as made by `eigenzoo fit`.")]
+
+
+def fit(
+    zoo: ZooPath,
+    out: Annotated[str, typer.Option("--out", metavar="RUN", help="The run directory; a second start continues it.")],
+    layers: Annotated[str, typer.Option("--layers", metavar="GLOB", help="Layers to fit; commas between globs.")] = "*",
+    side: Annotated[str, typer.Option("--side", help="A, B or both.")] = "both",
+    center: Annotated[str, typer.Option("--center", help="feature (subtract the mean row) or none.")] = "feature",
+    k: Annotated[
+        str, typer.Option("--k", help="gavish-donoho, ev:0.8, a number, or a JSON file {layer: {side: K}}.")
+    ] = "gavish-donoho",
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="A running Dask cluster; else DASK_SCHEDULER_ADDRESS, else one here.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes of a cluster started here.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Memory of all workers together, such as 8GiB.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, torch or cuda.")] = "auto",
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what the run directory holds.")] = False,
+    json: Json = False,
+) -> None:
+    """Fit every matrix of a zoo: components, spectrum, K."""
+    from engine.job import Progress, fit_zoo
+    from ingest.store.reader import open_zoo
+
+    rule = parse_k(k)
+    opened = open_zoo(zoo)
+    with (
+        _cluster(opened, layers, side, scheduler, workers, memory) as (runner, task_memory),
+        Meter("fit", "matrices") as meter,
+    ):
+
+        def tell(p: Progress) -> None:
+            meter.update(p.done, p.total, f"{p.last.layer} {p.last.side}" if p.last else "")
+
+        run = fit_zoo(
+            opened,
+            out,
+            layers=layers,
+            side=side,
+            center=center,
+            k=rule,
+            device=device,
+            runner=runner,
+            memory=task_memory,
+            restart=restart,
+            progress=tell,
+            notice=say,
+        )
+    print_matrices(run.matrices, json)
+    say(f"run {run.path}")
+
+
+def rank(run: RunPath, json: Json = False) -> None:
+    """List a run's matrices with K by every rule."""
+    from engine.run import open_run
+
+    print_matrices(open_run(run).matrices, json)
+
+
+def report(
+    run: RunPath,
+    out: Annotated[str, typer.Option("--out", metavar="FILE", help="The page to write.")] = "report.html",
+    json: Json = False,
+) -> None:
+    """Write an HTML page with scree and explained-variance curves."""
+    from engine.report.page import write_report
+    from engine.run import open_run
+
+    path = os.path.abspath(write_report(open_run(run), out))
+    if json:
+        emit_json({"report": path})
+    else:
+        print(path)
+
+
+def parse_k(text: str) -> str | KByMatrix:
+    """A rule as typed, or the content of a K file.
+
+    Raises
+    ------
+    typer.BadParameter
+        For an unknown rule or a file that is not {layer: {side: K}}.
+    """
+    from engine.rank import parse_rule
+    from ingest.errors import EigenzooError
+
+    if os.path.isfile(text):
+        try:
+            with open(text, encoding="utf-8") as file:
+                table_of_k = jsonlib.load(file)
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(f"--k {text}: cannot be read as JSON ({error})") from error
+        if not isinstance(table_of_k, dict) or not all(isinstance(v, dict) for v in table_of_k.values()):
+            raise typer.BadParameter(
+                f'--k {text}: give {{layer: {{side: K}}}}, as in {{"layers.0.q_proj": {{"A": 8}}}}'
+            )
+        return table_of_k
+    try:
+        return parse_rule(text).name
+    except EigenzooError as error:
+        hint = "; there is no such file" if text.endswith(".json") else ""
+        raise typer.BadParameter(f"--{error}{hint}") from error
+
+
+@contextlib.contextmanager
+def _cluster(
+    zoo: Zoo, layers: str, side: str, scheduler: str | None, workers: int | None, memory: str | None
+) -> Iterator[tuple[DaskRunner, int | None]]:
+    """A Dask runner and the bytes a task may use; a local cluster is sized to the machine and the memory."""
+    import psutil
+
+    from engine.fitting import plan_fit
+    from engine.job import choose_matrices
+    from engine.runners.dask_ import DaskRunner
+
+    limit = parse_size(memory) if memory else int(psutil.virtual_memory().available * 0.8)
+    plans = [plan_fit(zoo.rows(m.layer, side=m.side)) for m in choose_matrices(zoo, layers, side)]
+    needed = max(p.task_bytes for p in plans)
+    tasks = sum(p.n_tasks for p in plans)
+    if workers is None:
+        workers = max(1, min(len(os.sched_getaffinity(0)), tasks, limit // needed))
+    with DaskRunner(scheduler, workers=workers) as runner:
+        if runner.is_local:
+            plural = "s" if workers > 1 else ""
+            say(f"dask: {workers} worker{plural} here, tasks of up to {size(needed)}")
+            say(f"dask: dashboard {runner.dashboard_link}")
+            yield runner, limit // workers
+        else:
+            say(f"dask: {runner.n_workers} workers, dashboard {runner.dashboard_link}")
+            yield runner, parse_size(memory) // max(1, runner.n_workers) if memory else None
+
+
+def print_matrices(results: list[MatrixResult], json: bool) -> None:
+    """The table of a run, or its JSON."""
+    if json:
+        emit_json({"matrices": [matrix_json(r) for r in results]})
+        return
+    rules = list(dict.fromkeys(name for r in results for name in r.k))
+    rows = [
+        (
+            r.layer,
+            r.side,
+            f"{r.rows} × {r.width}",
+            *(show_k(r.k.get(rule)) for rule in rules),
+            f"{r.total_variance:.4g}",
+            r.method,
+            r.note,
+        )
+        for r in results
+    ]
+    header = (
+        "layer",
+        "side",
+        "rows × width",
+        *(f"K {rule}" for rule in rules),
+        "total variance",
+        "method",
+        "note",
+    )
+    table(header, rows, right=range(2, 4 + len(rules)))
+
+
+def matrix_json(r: MatrixResult) -> dict[str, Any]:
+    """One matrix as `rank --json` gives it."""
+    return {
+        "layer": r.layer,
+        "side": r.side,
+        "rows": r.rows,
+        "width": r.width,
+        "n_adapters": r.n_adapters,
+        "method": r.method,
+        "exact": r.exact,
+        "total_variance": r.total_variance,
+        "k": r.k,
+        "threshold": r.threshold,
+        "n_components": r.n_components,
+        "note": r.note,
+    }
+
+
+def show_k(k: int | None) -> str:
+    """K for people: a dash where a rule declined."""
+    return "–" if k is None else str(k)

@@ -1,0 +1,117 @@
+"""Rows and settings → `Subspace`. (Not `fit.py`: a module `engine.fit` would hide the function.)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine import memory as _memory
+from engine.backends import choose, get_backend
+from engine.exact import DualSolver, ExactFit, MomentsSolver
+from engine.rank import parse_rule
+from engine.rows import as_rows
+from engine.runners.partition import partition
+from engine.runners.protocol import describe
+from engine.runners.serial import SerialRunner
+from engine.subspace import CENTERS
+from ingest.errors import EigenzooError
+
+if TYPE_CHECKING:
+    from engine.rank.choice import RankRule
+    from engine.rows import RowSource
+    from engine.runners.protocol import Runner
+    from engine.subspace import Subspace
+
+
+@dataclass(frozen=True, slots=True)
+class FitPlan:
+    """How one matrix will be solved, in plain numbers; nothing has been read.
+
+    Attributes
+    ----------
+    method : "moments" when rows ≥ width, "dual" when there are fewer.
+    n_rows, width : the matrix.
+    device : name of the backend.
+    n_tasks : ranges of rows that are folded apart.
+    task_bytes : peak memory of a task.
+    """
+
+    method: str
+    n_rows: int
+    width: int
+    device: str
+    n_tasks: int
+    task_bytes: int
+
+
+def fit(
+    x: Any,
+    k: str | int | RankRule = "gavish-donoho",
+    *,
+    center: str = "feature",
+    device: str = "auto",
+    runner: Runner | None = None,
+    memory: int | None = None,
+) -> Subspace:
+    """Exact principal subspace of a matrix of rows, read once.
+
+    Parameters
+    ----------
+    x : (n_rows, width) numpy, zarr or dask array, torch tensor on the CPU, or a `RowSource`. Never changed.
+    k : rule for the number of components: "gavish-donoho", "ev:0.8" (share of variance), a number, or a rule.
+    center : "feature" subtracts the mean row, "none" nothing.
+    device : "auto", "cpu", "torch" or "cuda".
+    runner : who executes; by default this process.
+    memory : bytes a task may use; None for no limit.
+
+    Returns
+    -------
+    Subspace
+
+    Raises
+    ------
+    EigenzooError
+        For arrays, settings or a K that cannot be had, for rows with NaN or Inf, and when a task would need
+        more than `memory`.
+
+    Notes
+    -----
+    Time O(n_rows · width · min(n_rows, width) + min(n_rows, width)³); memory is `FitPlan.task_bytes`.
+    """
+    rows = as_rows(x)
+    device = choose(device)
+    plan_fit(rows, device=device, memory=memory)
+    reduction = exact_fit(rows, k, center=center, device=device)
+    return (runner or SerialRunner()).run(reduction, rows)
+
+
+def plan_fit(rows: RowSource, *, device: str = "auto", memory: int | None = None, name: str = "") -> FitPlan:
+    """Method, tasks and memory for one matrix.
+
+    Raises
+    ------
+    EigenzooError
+        When a task would need more than `memory` bytes; the message begins with `name`.
+    """
+    n_rows, width = rows.shape
+    method = "dual" if n_rows < width else "moments"
+    if method == "dual":
+        needed = _memory.dual_task_bytes(n_rows, width, rows.dtype.itemsize)
+    else:
+        needed = _memory.primal_task_bytes(n_rows, width, rows.block_rows, rows.dtype.itemsize)
+    _memory.check(needed, memory, name or describe(rows))
+    n_tasks = len(partition(n_rows, rows.block_rows, width))
+    return FitPlan(method, n_rows, width, choose(device), n_tasks, needed)
+
+
+def exact_fit(
+    rows: RowSource, k: str | int | RankRule, *, center: str = "feature", device: str = "auto"
+) -> ExactFit[Any]:
+    """The reduction that turns `rows` into a `Subspace`; for a runner to execute."""
+    if center not in CENTERS:
+        raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
+    n_rows, width = rows.shape
+    rule, backend = parse_rule(k), get_backend(device)
+    solver: Any = (DualSolver if n_rows < width else MomentsSolver)(width, backend)
+    settings = {"k": rule.name, "center": center, "device": backend.name}
+    return ExactFit(solver, rule, center, len(rows.offsets) - 1, rows.identity, settings)

@@ -1,0 +1,1 @@
+"""A run as one HTML page: `engine.report.page.write_report`."""

@@ -1,0 +1,90 @@
+"""Layer names for people: made harmless to show, and read as block and module for the picture of K."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.run import natural_key
+
+MAX_PANELS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a layer is drawn: which panel, and where on its axis."""
+
+    panel: str
+    x: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The places of all layers, and what the axis counts."""
+
+    places: dict[str, Place]
+    axis: str
+
+
+def printable(text: str) -> str:
+    """`text`, with characters that do not show (controls, bidi overrides, lone surrogates) spelt out."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def lay_out(layers: Iterable[str]) -> Layout:
+    """A panel per module, blocks along its axis.
+
+    The axis is the layer number where every block has exactly one ("layers.7"), else the blocks' position in
+    natural order.  A model whose names show no such order (more than `MAX_PANELS` modules) gets one panel
+    with the layers in natural order.
+    """
+    ordered = sorted(dict.fromkeys(layers), key=natural_key)
+    split = _split(ordered)
+    panels = dict.fromkeys(module for _, module in split.values())
+    if len(panels) > MAX_PANELS:
+        return Layout(
+            {layer: Place("", i) for i, layer in enumerate(ordered, 1)}, "layer, counted in the table’s order"
+        )
+    blocks = sorted({block for block, _ in split.values() if block}, key=natural_key)
+    patterns = {_masked(block) for block in blocks}
+    if len(patterns) == 1 and (pattern := next(iter(patterns))).split(".").count("#") == 1:
+        x = {block: next(int(p) for p in block.split(".") if _is_number(p)) for block in blocks}
+        axis = f"layer number # ({printable(pattern)})"
+    else:
+        x = {block: i for i, block in enumerate(blocks, 1)}
+        axis = "block, counted in the order of the names"
+    places = {layer: Place(printable(module), x.get(block, 0)) for layer, (block, module) in split.items()}
+    return Layout(places, axis)
+
+
+def _split(layers: list[str]) -> dict[str, tuple[str, str]]:
+    """Layer → (block, module): "layers.7" and "self_attn.q_proj".
+
+    A block ends in a number.  Of several such prefixes the longest that holds different modules is taken, so
+    the 0 of "transformer_blocks.1.ff.net.0.proj" does not count as a block.
+    """
+    modules: dict[str, set[str]] = defaultdict(set)
+    for layer in layers:
+        for block, module in _candidates(layer):
+            modules[block].add(_masked(module))
+    out = {}
+    for layer in layers:
+        candidates = _candidates(layer) or [("", layer)]
+        shared = [c for c in candidates if len(modules[c[0]]) > 1]
+        out[layer] = (shared or candidates)[-1]
+    return out
+
+
+def _candidates(layer: str) -> list[tuple[str, str]]:
+    parts = layer.split(".")
+    ends = [i + 1 for i, part in enumerate(parts[:-1]) if _is_number(part)]
+    return [(".".join(parts[:end]), ".".join(parts[end:])) for end in ends]
+
+
+def _masked(name: str) -> str:
+    return ".".join("#" if _is_number(part) else part for part in name.split("."))
+
+
+def _is_number(part: str) -> bool:
+    return part.isascii() and part.isdigit()

@@ -1,0 +1,1 @@
+"""Who executes a reduction: `serial` is the reference, every other runner must agree with it."""

@@ -1,0 +1,44 @@
+"""The reference runner: one process, one matrix after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+from engine.runners.partition import fold, ranges_of, tree
+from engine.runners.protocol import Key, R, describe, failure
+
+if TYPE_CHECKING:
+    from engine.reductions.protocol import Reduction
+    from engine.rows import RowSource
+
+
+class SerialRunner:
+    """Folds, combines and finishes in the calling process, with the BLAS threads it finds."""
+
+    def run(self, reduction: Reduction[Any, R], rows: RowSource) -> R:
+        return next(self.run_many([(describe(rows), reduction, rows)]))[1]
+
+    def run_many(self, work: Iterable[tuple[Key, Reduction[Any, R], RowSource]]) -> Iterator[tuple[Key, R]]:
+        for key, reduction, rows in work:
+            try:
+                result = _reduce(reduction, rows)
+            except Exception as problem:
+                raise failure(key, problem) from problem
+            yield key, result
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _reduce(reduction: Reduction[Any, R], rows: RowSource) -> R:
+    def leaf(start: int, stop: int) -> Any:
+        return fold(reduction, rows, start, stop)
+
+    return reduction.finish(tree(ranges_of(rows), leaf, reduction.combine))

@@ -1,0 +1,134 @@
+"""The result for one matrix: mean, components, the whole spectrum, and how they were found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingest.errors import EigenzooError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from engine.rank.choice import RankChoice
+
+CENTERS = ("feature", "none")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subspace:
+    """Principal subspace of a matrix of rows. The names are scikit-learn's where they mean the same.
+
+    Attributes
+    ----------
+    mean : (width,) float64, mean of the rows, also when it is not subtracted: see `offset`.
+    components : (K, width) float64, orthonormal rows, by falling singular value; the entry of largest
+        magnitude in each is positive. K may be 0.
+    singular_values : all min(n_rows, width) of them, descending, numerical nulls as 0.
+    total_variance : Σ of all explained variances, from the exact trace.
+    n_rows, n_adapters : rows of the matrix, and adapters they come from.
+    center : "feature": the mean was subtracted; "none": nothing was.
+    k_choice : the rule that set K, and why. Where the rule declined (`k_choice.k` is None), K is 0.
+    choices : what other rules would have said, by name, `k_choice` among them.
+    method : "moments" (eigenproblem of the scatter) or "dual" (of the rows' Gram; fewer rows than columns).
+    exact : whether the subspace is the matrix's own up to rounding, rather than an approximation.
+    floor : singular values at or below this are reported as 0.
+    n_zero_variance_columns : columns that contribute nothing.
+    passes : times the rows were read.
+    source : digest of the data; "" when unknown.
+    settings : the settings of the fit, as JSON values.
+    """
+
+    mean: NDArray[np.float64]
+    components: NDArray[np.float64]
+    singular_values: NDArray[np.float64]
+    total_variance: float
+    n_rows: int
+    n_adapters: int
+    center: str
+    k_choice: RankChoice
+    choices: Mapping[str, RankChoice]
+    method: str
+    exact: bool
+    floor: float
+    n_zero_variance_columns: int
+    passes: int
+    source: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return len(self.components)
+
+    @property
+    def width(self) -> int:
+        """Columns of the matrix."""
+        return len(self.mean)
+
+    @property
+    def offset(self) -> NDArray[np.float64]:
+        """What `transform` subtracts and `inverse_transform` adds back: the mean, or zeros if uncentred."""
+        return self.mean if self.center == "feature" else np.zeros(self.width)
+
+    @property
+    def n_effective(self) -> int:
+        """Degrees of freedom: n_rows − 1 when centred, n_rows when not."""
+        return self.n_rows - 1 if self.center == "feature" else self.n_rows
+
+    @property
+    def explained_variance(self) -> NDArray[np.float64]:
+        """σ²/n_effective, (min(n_rows, width),): of every direction, not only of the K kept."""
+        return self.singular_values**2 / max(self.n_effective, 1)
+
+    @property
+    def explained_variance_ratio(self) -> NDArray[np.float64]:
+        """`explained_variance` as shares of `total_variance`; zeros when there is no variance."""
+        if not self.total_variance > 0:
+            return np.zeros_like(self.singular_values)
+        return self.explained_variance / self.total_variance
+
+    def transform(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Coefficients (X − offset)·Vᵀ: (n, width) → (n, K), or (width,) → (K,), float64."""
+        rows = self._checked(x, self.width, "transform", "columns")
+        return np.asarray((rows - self.offset) @ self.components.T)
+
+    def inverse_transform(self, coefficients: ArrayLike) -> NDArray[np.float64]:
+        """Rows offset + C·V: (n, K) → (n, width), or (K,) → (width,), float64."""
+        c = self._checked(coefficients, self.n_components, "inverse_transform", "coefficients")
+        return np.asarray(c @ self.components + self.offset)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one .safetensors file in one atomic step: float64 arrays, the rest as JSON metadata."""
+        from engine.subspace_file import write
+
+        write(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Subspace:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        EigenzooError
+            When the file is missing, truncated, or not a subspace.
+        """
+        from engine.subspace_file import read
+
+        return read(path)
+
+    def __repr__(self) -> str:
+        return (
+            f"Subspace(K={self.n_components} of {self.n_rows} × {self.width}, rule={self.k_choice.rule!r}, "
+            f"method={self.method!r}, exact={self.exact})"
+        )
+
+    def _checked(self, x: ArrayLike, wanted: int, verb: str, what: str) -> NDArray[np.float64]:
+        array = np.asarray(x)
+        if array.ndim not in (1, 2) or array.shape[-1] != wanted:
+            raise EigenzooError(f"{verb}: got shape {array.shape}; the last dimension is {wanted} {what}")
+        return array.astype(np.float64)

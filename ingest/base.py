@@ -1,0 +1,197 @@
+"""Which base model a zoo has, and whether an adapter belongs to it.
+
+A zoo has one base.  An adapter *names* it where its configuration gives a name that is not a path on somebody's
+machine; otherwise its layers and their shapes speak for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ingest.reasons import Reason
+from ingest.store.catalog import LayerRecord
+
+if TYPE_CHECKING:
+    from ingest.formats.adapter import LoraModule
+
+_PATH = re.compile(r"^(?:[/.~]|[A-Za-z]:)|\\|/.*/")
+
+Modules = tuple["LoraModule", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A zoo's base: its name (None where nobody named one), other names for it, and its layers."""
+
+    name: str | None
+    aliases: frozenset[str]
+    layers: dict[str, LayerRecord]
+
+    def objection(self, named: str | None, modules: Modules) -> tuple[Reason, str] | None:
+        """Why an adapter does not belong to this base; None where it does.
+
+        An unnamed adapter must share a layer.  One that names the base may adapt other modules, but of the same
+        stack: a layer's name up to its first number must be one that the zoo has.
+        """
+        stated = name_of(named)
+        if stated is not None and not self.answers_to(stated):
+            remedy = f"--alias {stated}" if self.name else f"--base-model {stated}"
+            return (
+                Reason.OTHER_BASE,
+                f"its base is {stated}, the zoo's is {self.name or 'unnamed'}; {remedy} if the same",
+            )
+        shared = [m for m in modules if m.layer in self.layers]
+        if not shared:
+            stems = {_stem(layer) for layer in self.layers}
+            if stated is None or not any(_stem(m.layer) in stems for m in modules):
+                return (
+                    Reason.NO_COMMON_LAYER,
+                    f"no layer in common with the zoo: it has {modules[0].layer} …, "
+                    f"the zoo {next(iter(self.layers), 'nothing')} …; "
+                    "--rename OLD=NEW if they are the same",
+                )
+        for module in shared:
+            if (shape := shape_of(module)) != self.layers[module.layer]:
+                want = self.layers[module.layer]
+                return (
+                    Reason.SHAPE_DISAGREES,
+                    f"{module.layer} is {_show(shape)} here, {_show(want)} in the zoo",
+                )
+        return None
+
+    def answers_to(self, stated: str) -> bool:
+        """Whether a stated base is this one, by name or alias."""
+        names = {n.lower() for n in (self.name, *self.aliases) if n}
+        return stated.lower() in names
+
+
+def name_of(stated: str | None) -> str | None:
+    """The base model's name, or None where what is stated is empty or a local path."""
+    stated = (stated or "").strip().rstrip("/")
+    return None if not stated or _PATH.search(stated) else stated
+
+
+def shape_of(module: LoraModule) -> LayerRecord:
+    """The layer as this module has it."""
+    return LayerRecord(module.layer, module.kind, module.a_shape, module.out)
+
+
+def choose(
+    adapters: Sequence[tuple[str | None, Modules]],
+    name: str | None,
+    aliases: frozenset[str],
+    known: Base | None,
+) -> Base:
+    """The base of a zoo to be: the given one, else that of the largest group of adapters that agree.
+
+    Parameters
+    ----------
+    adapters : sequence of (stated base, modules)
+        In the order of the sources; on a tie the earlier group wins.
+    name : str or None
+        The user's word; overrides the vote.
+    aliases : frozenset of str
+        Other names of the base.
+    known : Base or None
+        The base of a zoo that exists: its name and layers stand, and layers that it lacks are voted for.
+
+    Returns
+    -------
+    Base
+        With the layers of the group, each in the shape that most of the group gives it.
+    """
+    if known is not None and (name is None or known.name is None or known.answers_to(name)):
+        chosen = Base(known.name or name, known.aliases | aliases, known.layers)
+        group = [m for stated, m in adapters if _may_join(chosen, stated, m)]
+        return Base(chosen.name, chosen.aliases, _vote(group, known.layers) | known.layers)
+    groups = _groups(adapters, aliases, name)
+    if name is not None:
+        chosen_group = groups.get(name.lower()) or next(iter(sorted(groups.values(), key=lambda g: -len(g))), [])
+        return Base(name, aliases, _vote([adapters[i][1] for i in chosen_group]))
+    best = max(groups.values(), key=len, default=[])
+    stated_names = Counter(n for i in best if (n := name_of(adapters[i][0])) is not None)
+    winner = stated_names.most_common(1)[0][0] if stated_names else None
+    return Base(winner, aliases, _vote([adapters[i][1] for i in best]))
+
+
+def _groups(
+    adapters: Sequence[tuple[str | None, Modules]], aliases: frozenset[str], name: str | None
+) -> dict[str, list[int]]:
+    """Adapters by base: by name where they name one, else with those whose layers and shapes they share."""
+    same = {a.lower() for a in aliases}
+    fold = name.lower() if name else min(same, default="")
+    groups: dict[str, list[int]] = {}
+    shapes: dict[str, set[LayerRecord]] = {}
+    own: dict[int, set[LayerRecord]] = {}  # equal modules are one object: look at each once
+    for _, modules in adapters:
+        if id(modules) not in own:
+            own[id(modules)] = {shape_of(m) for m in modules}
+    for i, (stated, modules) in enumerate(adapters):
+        if (named := name_of(stated)) is not None:
+            key = fold if named.lower() in same else named.lower()
+            groups.setdefault(key, []).append(i)
+            shapes.setdefault(key, set()).update(own[id(modules)])
+    for i, (stated, modules) in enumerate(adapters):
+        if name_of(stated) is None:
+            mine = own[id(modules)]
+            best = max(groups, key=lambda k: len(mine & shapes[k]), default=None)
+            if best is None or not mine & shapes[best]:
+                best = f"\0{i}"  # a group of its own, which later unnamed ones may join
+            groups.setdefault(best, []).append(i)
+            shapes.setdefault(best, set()).update(mine)
+    return dict(sorted(groups.items(), key=lambda item: min(item[1])))
+
+
+def _may_join(base: Base, stated: str | None, modules: Modules) -> bool:
+    named = name_of(stated)
+    return base.answers_to(named) if named is not None else any(m.layer in base.layers for m in modules)
+
+
+def _vote(group: Sequence[Modules], known: Iterable[str] = ()) -> dict[str, LayerRecord]:
+    """Each layer in the shape that most adapters of the group's core give it."""
+    votes: dict[str, Counter[LayerRecord]] = {}
+    for modules, count in _core(group, [_stem(layer) for layer in known]):
+        for module in modules:
+            votes.setdefault(module.layer, Counter())[shape_of(module)] += count
+    return {layer: counter.most_common(1)[0][0] for layer, counter in sorted(votes.items())}
+
+
+def _core(group: Sequence[Modules], known: Sequence[str]) -> list[tuple[Modules, int]]:
+    """The adapters whose stacks hang together, as distinct modules with their counts.
+
+    With the known stacks, where there are any; else the largest such set.
+    """
+    counts = Counter(map(id, group))
+    distinct = list({id(modules): modules for modules in group}.values())
+    parent: dict[str, str] = {}
+
+    def root(stem: str) -> str:
+        while parent.setdefault(stem, stem) != stem:
+            stem = parent[stem]
+        return stem
+
+    for modules in distinct:
+        for module in modules:
+            parent[root(_stem(module.layer))] = root(_stem(modules[0].layer))
+    for stem in known:
+        parent[root(stem)] = root(known[0])
+    sizes: Counter[str] = Counter()
+    for modules in distinct:
+        sizes[root(_stem(modules[0].layer))] += counts[id(modules)]
+    best = root(known[0]) if known else max(sizes, key=lambda r: sizes[r], default="")
+    return [(m, counts[id(m)]) for m in distinct if root(_stem(m[0].layer)) == best]
+
+
+def _stem(layer: str) -> str:
+    """The stack of blocks that a layer belongs to: its name up to the first number, else without its last part."""
+    parts = layer.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return ".".join(parts[:number])
+
+
+def _show(record: LayerRecord) -> str:
+    return f"{record.kind} {'×'.join(map(str, record.a_shape))} → {record.out}"

@@ -1,0 +1,76 @@
+"""What stands beside the weights in words: the licence, and a base model where no configuration names it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+_LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING")
+_HEAD_BYTES = 1 << 16
+_LONGEST = 80
+_ENTRY = re.compile(r"^(license|license_name|base_model)[ \t]*:[ \t]*(.*?)[ \t]*$")
+_ITEM = re.compile(r"^[ \t]*-[ \t]+(.*?)[ \t]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The licence (a Hub identifier, or a licence file's first line) and the base model, as stated."""
+
+    licence: str | None
+    base_model: str | None
+
+
+def read_card(folder: str) -> Card:
+    """Read README.md's front matter, else a licence file's first line; None stands for what is not there."""
+    fields = _front_matter(_head(os.path.join(folder, "README.md")))
+    licence = fields.get("license")
+    if licence in ("other", "unknown") and "license_name" in fields:
+        licence = fields["license_name"]
+    return Card(licence or _licence_file(folder), fields.get("base_model"))
+
+
+def _head(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD_BYTES).decode("utf-8-sig", "replace")
+    except OSError:
+        return ""
+
+
+def _front_matter(text: str) -> dict[str, str]:
+    """The three fields wanted from a YAML front matter: plain scalars, or the first item of a list."""
+    lines = text.splitlines()
+    if not lines or lines[0].strip() != "---":
+        return {}
+    fields: dict[str, str] = {}
+    open_list = ""
+    for line in lines[1:]:
+        if line.strip() in ("---", "..."):
+            break
+        item = _ITEM.match(line)
+        if open_list and item:
+            fields.setdefault(open_list, _scalar(item[1]))
+            continue
+        entry = _ENTRY.match(line)
+        open_list = entry[1] if entry and not entry[2] else ""
+        if entry and entry[2]:
+            fields[entry[1]] = _scalar(entry[2])
+    return {key: value for key, value in fields.items() if value}
+
+
+def _scalar(text: str) -> str:
+    if text.startswith("["):
+        text = text.strip("[]").split(",")[0].strip()
+    if text[:1] in ("'", '"'):
+        return text[1:].partition(text[0])[0][:_LONGEST]
+    return re.split(r"[ \t]#", text)[0].strip()[:_LONGEST]
+
+
+def _licence_file(folder: str) -> str | None:
+    for name in _LICENCE_FILES:
+        for line in _head(os.path.join(folder, name)).splitlines():
+            title = line.strip().lstrip("#").strip()
+            if title:
+                return title if len(title) <= _LONGEST else f"{title[: _LONGEST - 1]}…"
+    return None

@@ -1,0 +1,197 @@
+"""diffusers' pipeline files (`pytorch_lora_weights.safetensors`), in the dialects of its releases and users.
+
+1. `….attn1.processor.to_q_lora.down.weight`: before 0.17, UNet only, no component in front.
+2. `unet.….processor.to_q_lora.down.weight`; text encoders `text_encoder.….to_q_lora.down.weight`.
+3. `unet.….to_q.lora.down.weight`; text encoders `….q_proj.lora_linear_layer.down.weight`; and peft's own
+   `unet.….to_q.lora_A.weight`.
+4. Hand-made: `lora_unet_unet_…_to_q_lora_down.weight`, which diffusers itself does not load.
+
+down is A, up is B. The scale is alpha / rank with the module's own `.alpha` tensor; as peft resolves it
+where the file's metadata holds `lora_adapter_metadata` (diffusers ≥ 0.34); else 1, since alpha is then the
+rank by convention.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from ingest.errors import Refusal
+from ingest.formats import foreign
+from ingest.formats.adapter import LoraAdapter, LoraModule
+from ingest.formats.lora_config import LoraSettings, settings
+from ingest.formats.opened import Opened
+from ingest.formats.pairing import Factor, pair
+from ingest.formats.underscored import unet_module
+from ingest.names import Rename, diffusers_module
+from ingest.prefixes import COMPONENTS
+from ingest.reasons import Reason
+from ingest.safetensors_file import TensorRef, read_tensor
+
+NAME = "diffusers"
+METADATA_KEY = "lora_adapter_metadata"
+
+_FACTOR = re.compile(
+    r"(?P<module>.+?)(?:"
+    r"\.lora_(?P<side>[AB])(?:\.[^.]+)?"
+    r"|(?:\.lora|\.lora_linear_layer|(?P<fused>_lora))\.(?P<way>down|up)"
+    r")\.weight"
+)
+_UNDERSCORED = re.compile(r"lora_unet_unet_(?P<module>.+?)[._]lora[._](?P<way>down|up)\.weight")
+_ALPHA = re.compile(r"(?P<module>.+?)(?P<fused>_lora)?(?:\.lora|\.lora_linear_layer)?\.alpha")
+_UNDERSCORED_ALPHA = re.compile(r"lora_unet_unet_(?P<module>.+?)(?:[._]lora(?:[._]down)?)?\.alpha")
+_FACTOR_BIAS = re.compile(r".+\.(?:lora_B(?:\.[^.]+)?|lora\.up|lora_linear_layer\.up)\.bias")
+
+
+class _Key(NamedTuple):
+    module: str  # as `ingest.names.diffusers_module` spells it, component in front
+    role: str  # "A", "B" or "alpha"
+
+
+@lru_cache(maxsize=1 << 16)
+def _split(key: str) -> _Key | None:
+    if key.startswith("lora_unet_unet_"):
+        match = _UNDERSCORED.fullmatch(key) or _UNDERSCORED_ALPHA.fullmatch(key)
+        module = unet_module(match["module"]) if match else None
+        role = _role(match.groupdict()) if match else ""
+    else:
+        match = _FACTOR.fullmatch(key) or _ALPHA.fullmatch(key)
+        # `to_q_lora` is one word in the old dialects, so the name keeps the suffix that `diffusers_module`
+        # undoes.
+        module = match["module"] + (match["fused"] or "") if match else None
+        role = _role(match.groupdict()) if match else ""
+    spelled = diffusers_module(module) if module else None
+    return _Key(spelled, role) if spelled else None
+
+
+def _role(groups: Mapping[str, str | None]) -> str:
+    if groups.get("side"):
+        return str(groups["side"])
+    return {"down": "A", "up": "B", None: "alpha"}[groups.get("way")]
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_extra(key: str) -> bool:
+    return _FACTOR_BIAS.fullmatch(key) is not None or not foreign.looks_like_lora(key)
+
+
+def claims(keys: Iterable[str], has_config: bool) -> bool:
+    """Whether any key is a factor in one of the dialects."""
+    del has_config
+    return any(split is not None and split.role != "alpha" for split in map(_split, keys))
+
+
+def parse(opened: Opened) -> LoraAdapter:
+    """Read one pipeline file; see `ingest.formats.parse` for what it raises."""
+    if opened.config is not None:
+        raise Refusal(
+            Reason.BAD_CONFIG,
+            f"{opened.where} has diffusers' keys, but an adapter_config.json lies beside it: "
+            "which alpha holds is unknown; part them",
+        )
+    sorted_tensors = _sort(tuple(opened.header.tensors.values()), opened.where)
+    stated = _stated(opened)
+    if sorted_tensors.alphas and stated:
+        raise Refusal(
+            Reason.BAD_CONFIG,
+            f"{opened.where} has both alpha tensors and {METADATA_KEY}: which holds is unknown",
+        )
+    alphas = _read_alphas(opened, sorted_tensors.alphas)
+    modules = _modules(sorted_tensors.factors, stated, alphas, opened.renames)
+    return opened.adapter(NAME, modules, sorted_tensors.extras)
+
+
+class _Sorted(NamedTuple):
+    factors: tuple[Factor, ...]
+    extras: tuple[TensorRef, ...]
+    alphas: tuple[tuple[str, TensorRef], ...]  # by module
+
+
+@lru_cache(maxsize=256)
+def _sort(tensors: tuple[TensorRef, ...], where: str) -> _Sorted:
+    factors: list[Factor] = []
+    extras: list[TensorRef] = []
+    alphas: dict[str, TensorRef] = {}
+    for tensor in tensors:
+        split = _split(tensor.key)
+        if split is not None and split.role == "alpha":
+            alphas[split.module] = tensor
+        elif split is not None:
+            factors.append(Factor(split.module, split.role, False, tensor))
+        elif _is_extra(tensor.key):
+            extras.append(tensor)
+        else:
+            raise foreign.stranger(tensor.key, where)
+    orphan = alphas.keys() - {factor.module for factor in factors}
+    if orphan:
+        raise Refusal(Reason.UNKNOWN_KEYS, f"{alphas[min(orphan)].key!r} is the alpha of no module in {where}")
+    return _Sorted(tuple(factors), tuple(extras), tuple(alphas.items()))
+
+
+@lru_cache(maxsize=256)
+def _modules(
+    factors: tuple[Factor, ...],
+    stated: tuple[tuple[str, LoraSettings], ...],
+    alphas: tuple[tuple[str, float], ...],
+    renames: tuple[Rename, ...],
+) -> tuple[LoraModule, ...]:
+    """The modules; files with equal headers and alphas share them, so that large zoos stay small."""
+    by_component, by_module = dict(stated), dict(alphas)
+
+    def scale(module: str, rank: int) -> float:
+        component, _, inner = module.partition(".")
+        if component in by_component:
+            return _stated_scale(by_component[component], module, inner, rank)
+        return by_module[module] / rank if module in by_module else 1.0
+
+    return pair(factors, scale, "diffusers", renames)
+
+
+def _stated_scale(fields: LoraSettings, module: str, inner: str, rank: int) -> float:
+    if fields.rank(inner) != rank:
+        raise Refusal(Reason.BAD_SHAPE, f"{module!r} has rank {rank}, but {METADATA_KEY} says {fields.rank(inner)}")
+    return fields.scale(inner)
+
+
+def _stated(opened: Opened) -> tuple[tuple[str, LoraSettings], ...]:
+    """LoraConfig's fields per component; the metadata holds them flattened as "unet.r", "unet.lora_alpha",
+    …"""
+    text = opened.header.metadata.get(METADATA_KEY)
+    if not text:
+        return ()
+    where = f"{opened.where}, {METADATA_KEY}"
+    try:
+        flat = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(Reason.BAD_CONFIG, f"{where} is no valid JSON ({error})") from error
+    if not isinstance(flat, dict):
+        raise Refusal(Reason.BAD_CONFIG, f"{where} is no JSON object")
+    fields: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        component, _, name = key.partition(".")
+        if component not in COMPONENTS or not name:
+            raise Refusal(Reason.BAD_CONFIG, f"{where}: {key!r} names no component of a pipeline")
+        fields.setdefault(component, {})[name] = value
+    return tuple((component, settings(entry, f"{where}, {component}")) for component, entry in fields.items())
+
+
+def _read_alphas(opened: Opened, alphas: tuple[tuple[str, TensorRef], ...]) -> tuple[tuple[str, float], ...]:
+    if not alphas:
+        return ()
+    values: list[tuple[str, float]] = []
+    try:
+        with open(opened.files.weights, "rb", buffering=0) as file:
+            for module, ref in alphas:
+                if math.prod(ref.shape) != 1:
+                    raise Refusal(Reason.BAD_SHAPE, f"{ref.key!r} has shape {ref.shape}, an alpha is one number")
+                value = float(read_tensor(file, ref, opened.header.data_start).reshape(()).astype("float64"))
+                if not math.isfinite(value):
+                    raise Refusal(Reason.BAD_CONFIG, f"{ref.key!r} is {value}, expected a finite number")
+                values.append((module, value))
+    except OSError as error:
+        raise Refusal(Reason.UNREADABLE, f"{opened.where} cannot be read ({error.strerror or error})") from error
+    return tuple(values)

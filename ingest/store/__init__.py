@@ -1,0 +1,1 @@
+"""The zoo on disk: its layout, its catalogue and its commit rule."""

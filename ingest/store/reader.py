@@ -1,0 +1,375 @@
+"""Reading a zoo: a snapshot of its last whole commit.
+
+A `Zoo` holds what one read of the root document said.  A writer that appends meanwhile changes nothing for it: row
+ranges that are committed are never moved, and arrays are opened with the committed shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ingest.errors import EigenzooError
+from ingest.store import catalog, schema
+from ingest.store.catalog import AdapterRecord, ArrayRecord, Commit, LayerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixInfo:
+    """One matrix of the zoo: a layer on one side.  ``dtype`` holds every stored value exactly."""
+
+    layer: str
+    side: str
+    rows: int
+    width: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModule:
+    """One adapter's factors on one layer, as stored: A (rank × in [× kernel]), B (out × rank), and the scale."""
+
+    layer: str
+    kind: str
+    A: NDArray[Any]
+    B: NDArray[Any]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of committed rows ``start:stop`` of one array."""
+
+    array: ArrayRecord
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ZooRows:
+    """The rows of one matrix, adapter after adapter, read from the store block by block.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Rows × width.
+    dtype : numpy.dtype
+        Holds every stored value exactly; bfloat16 as ``ml_dtypes.bfloat16``.
+    offsets : ndarray of int64, shape (n_adapters + 1,)
+        Where each adapter's rows begin.
+    block_rows : int
+        Rows per stored chunk.
+    identity : str
+        Digest of the values and their order.
+    """
+
+    path: str
+    layer: str
+    side: str
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    offsets: NDArray[np.int64] = field(repr=False)
+    block_rows: int
+    identity: str
+    runs: tuple[Run, ...] = field(repr=False)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop`` in `dtype`, as a new array (stop − start) × width.
+
+        Raises
+        ------
+        EigenzooError
+            If the range is not within the matrix, or the store cannot be read.
+        """
+        import numpy as np
+
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise EigenzooError(f"rows {start}:{stop} of {self.layer} {self.side}: there are {self.shape[0]} rows")
+        out = np.empty((stop - start, self.shape[1]), self.dtype)
+        pieces: dict[ArrayRecord, list[tuple[int, int, int]]] = {}
+        begin = 0
+        for run in self.runs:
+            lo, hi = max(start, begin), min(stop, begin + run.stop - run.start)
+            if lo < hi:
+                pieces.setdefault(run.array, []).append((lo - start, hi - start, run.start + lo - begin))
+            begin += run.stop - run.start
+        for array, parts in pieces.items():  # one read an array, however its rows alternate with another's
+            first = parts[0][2]
+            values = read_array(self.path, array, first, parts[-1][2] + parts[-1][1] - parts[-1][0])
+            for lo, hi, at in parts:
+                out[lo:hi] = values[at - first : at - first + hi - lo]
+        return out
+
+
+def read_array(path: str, array: ArrayRecord, start: int, stop: int) -> NDArray[Any]:
+    """Rows ``start:stop`` of one array, in its own dtype."""
+    handle = _handle(path, array)
+    try:
+        values = handle[start:stop]
+    except (OSError, ValueError, KeyError) as error:
+        raise EigenzooError(
+            f"{path}: cannot read rows {start}:{stop} of {array.path} ({error}); run `eigenzoo verify`"
+        ) from error
+    return values.view(schema.numpy_dtype(array.dtype))  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=64)
+def _handle(path: str, array: ArrayRecord) -> Any:
+    import zarr
+    from zarr.storage import LocalStore, StorePath
+
+    document = schema.array_document(array.rows, array.width, array.dtype, array.chunk, {})
+    return zarr.Array.from_dict(StorePath(LocalStore(path, read_only=True), array.path), document)
+
+
+class Zoo:
+    """An opened zoo: a snapshot of its last whole commit.  Made by `open_zoo`."""
+
+    def __init__(self, path: str, commit: Commit) -> None:
+        self.path = path
+        self.commit = commit
+
+    def __repr__(self) -> str:
+        return f"Zoo({self.path!r}, commit {self.commit.version}, {len(self.layers)} layers)"
+
+    @property
+    def base_model(self) -> str | None:
+        """The base model that the adapters share; None where no adapter named one."""
+        return self.commit.base_model
+
+    @property
+    def layers(self) -> list[str]:
+        """Canonical names of the layers."""
+        return [r.layer for r in self.commit.layers]
+
+    @functools.cached_property
+    def adapters(self) -> list[AdapterRecord]:
+        """The ledger: every accepted and every refused adapter, in order of commit."""
+        return catalog.ledger(self._segments)
+
+    @functools.cached_property
+    def accepted(self) -> list[AdapterRecord]:
+        """The adapters whose rows are in the zoo; entries count them in this order."""
+        return [r for records in self._segments for r in records if r.status == "ok"]
+
+    @functools.cached_property
+    def matrices(self) -> list[MatrixInfo]:
+        """Every matrix, by layer and side."""
+        found: dict[tuple[str, str], list[ArrayRecord]] = {}
+        for array in self.commit.arrays:
+            found.setdefault((array.layer, array.side), []).append(array)
+        return [
+            MatrixInfo(
+                layer,
+                side,
+                sum(a.rows for a in arrays),
+                arrays[0].width,
+                schema.common_dtype({a.dtype for a in arrays}),
+            )
+            for layer in self.layers
+            for side in schema.SIDES
+            if (arrays := found.get((layer, side)))
+        ]
+
+    def layer(self, name: str) -> LayerRecord:
+        """The record of one layer."""
+        for record in self.commit.layers:
+            if record.layer == name:
+                return record
+        raise EigenzooError(f"{self.path}: no layer {name!r}; `eigenzoo info` lists the {len(self.layers)} layers")
+
+    def rows(self, layer: str, *, side: str) -> ZooRows:
+        """The rows of one matrix.
+
+        Parameters
+        ----------
+        layer : str
+            Canonical name.
+        side : {"A", "B"}
+            "A" stacks lora_A (rank × in), "B" stacks lora_Bᵀ (rank × out).
+
+        Returns
+        -------
+        ZooRows
+            A row source: shape, dtype, offsets, `read`.
+
+        Raises
+        ------
+        EigenzooError
+            For an unknown layer or side.
+        """
+        import numpy as np
+
+        if side not in schema.SIDES:
+            raise EigenzooError(f"side {side!r}: give 'A' or 'B'")
+        record = self.layer(layer)
+        entries = self.entries(record)
+        key = side.lower()
+        arrays = self.commit.arrays
+        runs: list[Run] = []
+        for index, start, rank in zip(
+            entries[f"{key}_array"].tolist(),
+            entries[f"{key}_start"].tolist(),
+            entries["rank"].tolist(),
+            strict=True,
+        ):
+            if runs and runs[-1].array is arrays[index] and runs[-1].stop == start:
+                runs[-1] = Run(arrays[index], runs[-1].start, start + rank)
+            else:
+                runs.append(Run(arrays[index], start, start + rank))
+        digest = hashlib.sha256(f"{layer}\0{side}\0".encode())
+        digest.update(np.ascontiguousarray(entries["rank"]).tobytes())
+        digest.update(np.ascontiguousarray(entries[f"{key}_digest"]).tobytes())
+        width = runs[0].array.width
+        return ZooRows(
+            path=self.path,
+            layer=layer,
+            side=side,
+            shape=(int(entries["rank"].sum()), width),
+            dtype=schema.numpy_dtype(schema.common_dtype({r.array.dtype for r in runs})),
+            offsets=np.concatenate([[0], np.cumsum(entries["rank"], dtype=np.int64)]),
+            block_rows=runs[0].array.chunk,
+            identity=digest.hexdigest()[:32],
+            runs=tuple(runs),
+        )
+
+    def entries(self, layer: LayerRecord) -> NDArray[Any]:
+        """Row ranges, ranks, scales and digests of one layer, a record per adapter (see `catalog.entry_dtype`)."""
+        import numpy as np
+
+        index = self.commit.layers.index(layer)
+        parts = [table[slice(*np.searchsorted(table["layer"], [index, index + 1]))] for table in self.entry_tables()]
+        return np.concatenate(parts) if parts else np.empty(0, catalog.entry_dtype())
+
+    def entry_tables(self) -> Iterator[NDArray[Any]]:
+        """Each commit's entries, sorted by layer and adapter, mapped from disk."""
+        import numpy as np
+
+        for segment in self.commit.segments:
+            if segment.entries:
+                yield np.load(self._file(f"{segment.name}.entries.npy"), mmap_mode="r", allow_pickle=False)
+
+    def adapter(self, name: str) -> Iterator[StoredModule]:
+        """The factors of one accepted adapter, layer by layer, exactly as its file had them.
+
+        Raises
+        ------
+        EigenzooError
+            If no accepted adapter has that name.
+        """
+        import numpy as np
+
+        order = {r.name: i for i, r in enumerate(self.accepted)}
+        if name not in order:
+            raise EigenzooError(f"{self.path}: no accepted adapter {name!r}; `eigenzoo info` lists them")
+        for table in self.entry_tables():
+            for entry in table[table["adapter"] == order[name]]:
+                record = self.commit.layers[int(entry["layer"])]
+                rank = int(entry["rank"])
+                sides = []
+                for key in ("a", "b"):
+                    array = self.commit.arrays[int(entry[f"{key}_array"])]
+                    start = int(entry[f"{key}_start"])
+                    sides.append(read_array(self.path, array, start, start + rank))
+                yield StoredModule(
+                    record.layer,
+                    record.kind,
+                    sides[0].reshape(rank, *record.a_shape),
+                    np.ascontiguousarray(sides[1].T),
+                    float(entry["scale"]),
+                )
+
+    def config(self, name: str) -> str | None:
+        """The adapter's configuration file, verbatim; None where it had none."""
+        for segment in reversed(self.commit.segments):
+            with open(self._file(f"{segment.name}.texts.json"), encoding="utf-8", errors="surrogatepass") as file:
+                texts = json.load(file)
+            if name in texts:
+                return texts[name]["config"]  # type: ignore[no-any-return]
+        return None
+
+    def extras(self, name: str) -> dict[str, NDArray[Any]]:
+        """Tensors that belong to the adapter and are no factors (heads, biases), by their key in its file."""
+        path = self._file(f"{schema.CATALOG}/extras/{schema.quote(name)}.safetensors")
+        if not os.path.exists(path):
+            return {}
+        from ingest.safetensors_file import read_all
+
+        return read_all(path)
+
+    @functools.cached_property
+    def _segments(self) -> list[list[AdapterRecord]]:
+        out = []
+        for segment in self.commit.segments:
+            with open(self._file(f"{segment.name}.json"), "rb") as file:
+                data = file.read()
+            if hashlib.sha256(data).hexdigest() != segment.digest:
+                raise EigenzooError(f"{self.path}: {segment.name}.json does not match the commit record; restore it")
+            out.append(catalog.decode_adapters(data))
+        return out
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+
+def read_commit(path: str) -> Commit | None:
+    """The commit record of a zoo; None where there is no zoo.
+
+    Raises
+    ------
+    EigenzooError
+        If something else than a zoo lies there.
+    """
+    try:
+        with open(os.path.join(path, schema.ROOT), "rb") as file:
+            document = json.load(file)
+        record = document["attributes"]["eigenzoo"]
+        known = record["format"]
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise EigenzooError(f"{path}: is a file, not a zoo; give a folder") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EigenzooError(f"{path}: a zarr store, but no zoo of this program's; give another path") from error
+    if known != schema.FORMAT:
+        raise EigenzooError(f"{path}: zoo format {known}, this version reads {schema.FORMAT}; upgrade eigenzoo")
+    return Commit.from_json(record)
+
+
+def open_zoo(path: str | os.PathLike[str]) -> Zoo:
+    """Open the last whole commit of a zoo for reading.
+
+    Parameters
+    ----------
+    path : path-like
+        The zoo's folder.
+
+    Returns
+    -------
+    Zoo
+        A snapshot; later commits do not change it.
+
+    Raises
+    ------
+    EigenzooError
+        If there is no zoo at `path`.
+
+    Notes
+    -----
+    Cost: one file read; the ledger and the row ranges are read when asked for.
+    """
+    path = os.path.abspath(os.fspath(path))
+    commit = read_commit(path)
+    if commit is None:
+        raise EigenzooError(f"{path}: no zoo there; make one with `eigenzoo ingest SOURCE --zoo {path}`")
+    return Zoo(path, commit)

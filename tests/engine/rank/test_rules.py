@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.rank import parse_rule
+from engine.rank.explained_variance import ExplainedVariance, explained_variance
+from engine.rank.fixed import Fixed
+from engine.rank.gavish_donoho import GavishDonoho
+from engine.spectrum import Spectrum
+from ingest.errors import EigenzooError
+
+SIGMA = np.sqrt([6.0, 3.0, 1.0, 0.0])
+SPECTRUM = Spectrum(SIGMA, 10.0 / 9, 10, 4, 9, 0, 0.0, "moments")
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ("gavish-donoho", GavishDonoho()),
+        ("gavish-donoho:0.5", GavishDonoho(0.5)),
+        ("ev:0.8", ExplainedVariance(0.8)),
+        ("ev:1", ExplainedVariance(1.0)),
+        (12, Fixed(12)),
+        ("12", Fixed(12)),
+        (0, Fixed(0)),
+        (Fixed(3), Fixed(3)),
+    ],
+)
+def test_parse(given: Any, rule: Any) -> None:
+    assert parse_rule(given) == rule
+    assert parse_rule(parse_rule(given).name) == rule  # a name reads back as its rule
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "ev",
+        "ev:",
+        "ev:x",
+        "ev:0",
+        "ev:1.5",
+        "-3",
+        -3,
+        "twelve",
+        "gavish-donoho:x",
+        True,
+        None,
+        2.5,
+        "1.5",
+    ],
+)
+def test_parse_refuses(given: Any) -> None:
+    with pytest.raises(EigenzooError) as caught:
+        parse_rule(given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("fraction", "k"), [(0.1, 1), (0.6, 1), (0.61, 2), (0.9, 2), (0.91, 3), (1.0, 3)])
+def test_smallest_k_that_reaches_the_share(fraction: float, k: int) -> None:
+    choice = ExplainedVariance(fraction)(SPECTRUM)
+    assert (choice.k, choice.threshold, choice.rule) == (k, fraction, f"ev:{fraction:g}")
+
+
+def test_share_is_of_the_exact_total() -> None:
+    assert explained_variance(SIGMA[:1], 0.5, total=10.0).k == 1
+    short = explained_variance(SIGMA[:1], 0.8, total=10.0)
+    assert short.k is None and "0.6" in short.note
+    assert explained_variance(np.zeros(3), 0.8).k is None
+
+
+def test_fixed_stops_at_the_rank() -> None:
+    assert Fixed(3)(SPECTRUM).k == 3
+    with pytest.raises(EigenzooError, match="10 × 4 matrix of rank 3; ask for at most 3"):
+        Fixed(4)(SPECTRUM)

@@ -1,0 +1,280 @@
+"""One suite for all formats: the same factors in every dialect yield the same layers, bytes and scales."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ingest.errors import Refusal
+from ingest.formats import FORMATS, AdapterFiles, detect, parse
+from ingest.reasons import Reason
+from ingest.safetensors_file import read_header, read_tensor
+from tests.ingest.builders import factors, write_peft_folder, write_weights
+
+Tensors = dict[str, NDArray[Any]]
+RNG = np.random.default_rng(2)
+ATTENTION = "down_blocks.0.attentions.1.transformer_blocks.0.attn1"
+UNET = {
+    f"{ATTENTION}.to_q": factors(RNG, 4, 8, 8),
+    f"{ATTENTION}.to_k": factors(RNG, 2, 6, 8, np.float16),
+    f"{ATTENTION}.to_out.0": factors(RNG, 4, 8, 8, ml_dtypes.bfloat16),
+}
+CONV = {"down_blocks.0.resnets.0.conv1": factors(RNG, 3, (4, 3, 3), 5)}
+TEXT = {
+    "text_model.encoder.layers.0.self_attn.q_proj": factors(RNG, 4, 8, 8),
+    "text_model.encoder.layers.0.self_attn.out_proj": factors(RNG, 4, 8, 8),
+}
+MLP = {"text_model.encoder.layers.0.mlp.fc1": factors(RNG, 4, 8, 12)}
+FLUX = {
+    "transformer_blocks.0.attn.to_q": factors(RNG, 4, 8, 8),
+    "single_transformer_blocks.1.norm.linear": factors(RNG, 4, 8, 9),
+}
+
+
+def spelled(modules: Mapping[str, Any], key: Callable[[str, str], str], ways: str = "down up") -> Tensors:
+    down, up = ways.split()
+    out: Tensors = {}
+    for name, (a, b) in modules.items():
+        out[key(name, down)], out[key(name, up)] = a, b
+    return out
+
+
+def old(name: str) -> str:
+    """`attn1.to_out.0` → `attn1.processor.to_out_lora`, `self_attn.q_proj` → `self_attn.to_q_lora`."""
+    if "self_attn" in name:
+        head, _, last = name.rpartition(".")
+        return f"{head}.to_{last.removesuffix('_proj')}_lora"
+    head, _, last = name.removesuffix(".0").rpartition(".")
+    return f"{head}.processor.{last}_lora"
+
+
+def under(name: str) -> str:
+    return "lora_unet_unet_" + name.replace(".", "_")
+
+
+def at(component: str, modules: Mapping[str, Any]) -> dict[str, Any]:
+    """The canonical layers of a component's modules."""
+    return {f"{component}.{name.removeprefix('text_model.')}": pair for name, pair in modules.items()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file in one dialect and what must come out of it: layer → (A, B), and scales where they are not 1."""
+
+    format: str
+    tensors: Tensors
+    layers: Mapping[str, Any]
+    scales: Mapping[str, float] | None = None
+    metadata: Mapping[str, str] | None = None
+    extras: tuple[str, ...] = ()
+
+
+Q, K = f"{ATTENTION}.to_q", f"{ATTENTION}.to_k"
+STATED = {
+    "unet.r": 4,
+    "unet.lora_alpha": 6,
+    "unet.use_rslora": False,
+    "unet.rank_pattern": {"to_k": 2},
+    "unet.alpha_pattern": {f"^{K}": 5},
+    "unet.target_modules": ["to_q", "to_k", "to_out.0"],
+    "text_encoder.r": 4,
+    "text_encoder.lora_alpha": 9,
+    "text_encoder.use_rslora": True,
+}
+BOTH = {
+    **spelled(UNET, lambda n, w: f"unet.{n}.lora_{w}.weight", "A B"),
+    **spelled(TEXT, lambda n, w: f"text_encoder.{n}.lora_{w}.weight", "A B"),
+}
+BF16_ALPHA = ml_dtypes.bfloat16(1.7)
+CASES = {
+    "bare processors": Case("diffusers", spelled(UNET, lambda n, w: f"{old(n)}.{w}.weight"), at("unet", UNET)),
+    "processors": Case(
+        "diffusers",
+        {
+            **spelled(UNET, lambda n, w: f"unet.{old(n)}.{w}.weight"),
+            **spelled(TEXT, lambda n, w: f"text_encoder.{old(n)}.{w}.weight"),
+        },
+        at("unet", UNET) | at("text_encoder", TEXT),
+    ),
+    "lora.down": Case(
+        "diffusers",
+        {
+            **spelled(UNET | CONV, lambda n, w: f"unet.{n}.lora.{w}.weight"),
+            **spelled(TEXT | MLP, lambda n, w: f"text_encoder.{n}.lora_linear_layer.{w}.weight"),
+            "unet.conv_out.bias": np.zeros(3, np.float32),
+            f"unet.{Q}.lora.up.bias": np.zeros(3, np.float32),
+        },
+        at("unet", UNET | CONV) | at("text_encoder", TEXT | MLP),
+        extras=("unet.conv_out.bias", f"unet.{Q}.lora.up.bias"),
+    ),
+    "lora_A": Case("diffusers", BOTH, at("unet", UNET) | at("text_encoder", TEXT)),
+    "flux": Case(
+        "diffusers",
+        spelled(FLUX, lambda n, w: f"transformer.{n}.lora_{w}.weight", "A B"),
+        at("transformer", FLUX),
+    ),
+    "underscored": Case(
+        "diffusers", spelled(UNET | CONV, lambda n, w: f"{under(n)}_lora_{w}.weight"), at("unet", UNET | CONV)
+    ),
+    "underscored, dotted end, alpha": Case(
+        "diffusers",
+        {
+            **spelled(UNET, lambda n, w: f"{under(n)}.lora_{w}.weight"),
+            under(Q) + ".alpha": np.array(1.0, np.float32),
+        },
+        at("unet", UNET),
+        {f"unet.{Q}": 1.0 / 4},
+    ),
+    "alpha of one module": Case(
+        "diffusers",
+        {
+            **spelled(UNET, lambda n, w: f"unet.{n}.lora_{w}.weight", "A B"),
+            f"unet.{K}.alpha": np.array([BF16_ALPHA]),
+            f"unet.{Q}.alpha": np.array(3, np.int64),
+        },
+        at("unet", UNET),
+        {f"unet.{K}": float(BF16_ALPHA) / 2, f"unet.{Q}": 3 / 4},
+    ),
+    "stated in the metadata": Case(
+        "diffusers",
+        BOTH,
+        at("unet", UNET) | at("text_encoder", TEXT),
+        {
+            f"unet.{Q}": 6 / 4,
+            f"unet.{ATTENTION}.to_out.0": 6 / 4,
+            f"unet.{K}": 5 / 2,
+            "text_encoder.encoder.layers.0.self_attn.q_proj": 9 / 2.0,
+            "text_encoder.encoder.layers.0.self_attn.out_proj": 9 / 2.0,
+        },
+        {"format": "pt", "lora_adapter_metadata": json.dumps(STATED)},
+    ),
+    "peft": Case(
+        "peft",
+        spelled(UNET | CONV, lambda n, w: f"base_model.model.{n}.lora_{w}.weight", "A B"),
+        UNET | CONV,
+        {Q: 3 / 4, f"{ATTENTION}.to_out.0": 3 / 4, K: 3 / 2, "down_blocks.0.resnets.0.conv1": 3 / 3},
+    ),
+}
+
+
+def written(path: Path, case: Case) -> AdapterFiles:
+    if case.format == "diffusers":
+        return write_weights(path, case.tensors, metadata=case.metadata)
+    files = write_peft_folder(path, {}, r=4, lora_alpha=3, rank_pattern={"to_k": 2, "conv1": 3})
+    write_weights(path, case.tensors, "adapter_model.safetensors")
+    return files
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_layers_bytes_and_scales(tmp_path: Path, case: Case) -> None:
+    files = written(tmp_path, case)
+    adapter = parse(files)
+    assert adapter.format == case.format
+    assert [module.layer for module in adapter.modules] == sorted(case.layers)
+    with open(files.weights, "rb") as file:
+        for module in adapter.modules:
+            a, b = case.layers[module.layer]
+            for ref, want in ((module.a, a), (module.b, b)):
+                got = read_tensor(file, ref, adapter.data_start)
+                assert got.dtype == want.dtype and got.shape == want.shape
+                assert got.tobytes() == want.tobytes()
+            assert type(module.scale) is float
+            assert module.scale == (case.scales or {}).get(module.layer, 1.0)
+            assert module.kind == ("linear" if a.ndim == 2 else "conv")
+    assert tuple(ref.key for ref in adapter.extras) == case.extras
+    assert (adapter.config_text is None) == (files.config is None)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_one_format_claims_each_file(tmp_path: Path, case: Case) -> None:
+    files = written(tmp_path, case)
+    keys = read_header(files.weights).tensors
+    entry = detect(keys, files.config is not None)
+    assert entry is not None and entry.name == case.format
+    if case.format == "diffusers":
+        assert [entry.name for entry in FORMATS if entry.claims(keys, False)] == ["diffusers"]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_missing_factor_is_unpaired(tmp_path: Path, case: Case) -> None:
+    names = [key for key in case.tensors if key.endswith("weight")]
+    for lost in (names[0], names[-1]):
+        less = {key: value for key, value in case.tensors.items() if key != lost}
+        with pytest.raises(Refusal) as caught:
+            parse(written(tmp_path, Case(case.format, less, {}, None, case.metadata)))
+        assert caught.value.reason in (Reason.UNPAIRED, Reason.UNKNOWN_KEYS)
+
+
+PARTS = [
+    "unet",
+    "transformer",
+    "text_encoder",
+    "down_blocks",
+    "base_model.model",
+    "model",
+    "0",
+    "attn1",
+    "processor",
+]
+ENDS = [
+    "lora_A.weight",
+    "lora_B.weight",
+    "lora_A.x.weight",
+    "lora.down.weight",
+    "to_q_lora.up.weight",
+    "alpha",
+]
+ENDS += [
+    "lora_embedding_A",
+    "lora_linear_layer.up.weight",
+    "lora_B.bias",
+    "weight",
+    "lora",
+    "lora_magnitude_vector",
+]
+KEYS = st.one_of(
+    st.tuples(st.lists(st.sampled_from(PARTS), max_size=4), st.sampled_from(ENDS)).map(
+        lambda k: ".".join([*k[0], k[1]])
+    ),
+    st.sampled_from(["lora_unet_unet_conv_in_lora_down.weight", "lora_unet_unet_conv_in.alpha", "..lora_A.weight", ""]),
+    st.text(max_size=8).map(lambda text: text + ".lora_A.weight"),
+)
+SHAPES = st.sampled_from([(), (1,), (2, 3), (3, 2), (2, 3, 1, 1), (0, 2), (2, 2)])
+VALUES: st.SearchStrategy[Any] = st.sampled_from([None, True, 0, 2, -1, 1.5, "x", [], {}, {"q": 2}, {"(": 1}, "pissa"])
+FIELDS = st.sampled_from(["r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora"])
+STATEMENTS = st.dictionaries(st.one_of(FIELDS, FIELDS.map(lambda name: f"unet.{name}")), VALUES, max_size=3)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(KEYS, SHAPES, max_size=5), st.booleans(), STATEMENTS)
+def test_whatever_a_file_holds_it_is_read_or_refused(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], has_config: bool, fields: dict[str, Any]
+) -> None:
+    tensors = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
+    metadata = {"lora_adapter_metadata": json.dumps(fields)} if fields else None
+    files = write_weights(tmp_path, tensors, metadata=metadata)
+    if has_config:
+        files = AdapterFiles(files.folder, files.weights, write_peft_folder(tmp_path, {}, **fields).config)
+    try:
+        adapter = parse(files)
+    except Refusal as refusal:
+        assert refusal.detail
+        return
+    used = [ref.key for module in adapter.modules for ref in (module.a, module.b)]
+    used += [ref.key for ref in adapter.extras]
+    assert sorted(used) == sorted(key for key in tensors if not key.endswith("alpha") or key in used)
+    assert adapter.modules and all(module.rank == module.b.shape[1] > 0 for module in adapter.modules)
+
+
+def test_names_of_formats_are_distinct() -> None:
+    assert len({entry.name for entry in FORMATS}) == len(FORMATS)

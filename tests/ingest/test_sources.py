@@ -1,0 +1,102 @@
+"""Candidates are found where people put them, each once, in a fixed order."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ingest.errors import EigenzooError
+from ingest.sources import find
+
+
+def touch(path: Path, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b/checkpoint-500", "a/checkpoint-500", "a/deep/er/task"):
+        touch(tmp_path / "in" / name / "adapter_config.json", "{}")
+        touch(tmp_path / "in" / name / "adapter_model.safetensors")
+    touch(tmp_path / "in/a/checkpoint-500/optimizer.pt")
+    touch(tmp_path / "in/only-config/adapter_config.json", "{}")
+    touch(tmp_path / "in/unet/pytorch_lora_weights.safetensors")
+    touch(tmp_path / "in/two/one.safetensors")
+    touch(tmp_path / "in/two/two.safetensors")
+    touch(tmp_path / "in/old/pytorch_lora_weights.bin")
+    touch(tmp_path / "in/trainer/optimizer.pt")
+    touch(tmp_path / "in/.cache/hidden.safetensors")
+    touch(tmp_path / "in/zoo.zarr/zarr.json", "{}")
+    touch(tmp_path / "in/zoo.zarr/catalog/extras/x.safetensors")
+    touch(tmp_path / "in/run/run.json", "{}")
+    touch(tmp_path / "in/run/matrices/x.A.safetensors")
+    return tmp_path / "in"
+
+
+def test_folders_at_any_depth(tree: Path) -> None:
+    names = [s.name for s in find([tree])]
+    assert names == [
+        "a/checkpoint-500",
+        "a/deep/er/task",
+        "b/checkpoint-500",
+        "old",
+        "only-config",
+        "two/one",
+        "two/two",
+        "unet",
+    ]
+
+
+def test_a_folder_that_is_the_adapter_gives_its_own_name(tree: Path) -> None:
+    (source,) = find([tree / "a/checkpoint-500"])
+    assert source.name == "checkpoint-500" and source.location == str(tree / "a/checkpoint-500")
+    assert source.files.config is not None and source.files.weights.endswith("adapter_model.safetensors")
+
+
+def test_a_weights_file_of_a_peft_folder_stands_for_the_folder(tree: Path) -> None:
+    assert find([tree / "a/checkpoint-500/adapter_model.safetensors"]) == find([tree / "a/checkpoint-500"])
+
+
+def test_globs_name_by_what_they_leave_open(tree: Path) -> None:
+    assert [s.name for s in find([str(tree / "*" / "checkpoint-*")])] == [
+        "a/checkpoint-500",
+        "b/checkpoint-500",
+    ]
+    assert [s.name for s in find([str(tree / "two" / "*.safetensors")])] == ["one", "two"]
+
+
+def test_a_text_file_of_sources(tree: Path) -> None:
+    listing = touch(tree.parent / "list.txt", "# mine\nin/b   # one\n\nin/two/*.safetensors\n" + str(tree / "unet"))
+    assert [s.name for s in find([listing])] == ["checkpoint-500", "one", "two", "unet"]
+
+
+def test_each_file_is_taken_once(tree: Path) -> None:
+    os.symlink(tree / "a", tree / "b" / "again")
+    assert len(find([tree, tree / "a", str(tree / "*")])) == len(find([tree]))
+
+
+def test_links_in_a_circle_end(tree: Path) -> None:
+    os.symlink(tree, tree / "a" / "loop")
+    assert len(find([tree])) == 8
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "no such file or folder"),
+        ("in/nothing-*", "matches nothing"),
+        ("in/trainer", "no adapter in it"),
+        ("loop.txt", "names itself"),
+        ("binary.dat", "neither an adapter nor a text file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tree: Path, source: str, message: str) -> None:
+    touch(tree.parent / "loop.txt", "loop.txt")
+    (tree.parent / "binary.dat").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(EigenzooError, match=message) as caught:
+        find([tree.parent / source])
+    assert "\n" not in str(caught.value)
