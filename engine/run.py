@@ -234,7 +234,7 @@ def marker_path(path: str, layer: str, side: str) -> str:
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sorts names with their numbers in numeric order: layer 2 before layer 10."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in name.split("."))
+    return tuple((0, int(p)) if p.isascii() and p.isdigit() and len(p) < 10 else (1, p) for p in name.split("."))
 
 
 def _short(value: str | Mapping[str, Any]) -> str:

@@ -23,8 +23,8 @@ from ingest.store.reader import open_zoo, read_commit
 from ingest.verify import verify
 from tests.ingest.test_pipeline import contents
 
-LAYERS = tuple(synthetic.Layer(f"layers.{i}.q", 64 + 16 * (i % 3), 48, 3, 2) for i in range(6))
-SETTINGS = synthetic.Settings(LAYERS, adapters=60, seed=7)
+LAYERS = tuple(synthetic.Layer(f"layers.{i}.q", 64 + 16 * (i % 3), 48, 3, 2) for i in range(4))
+SETTINGS = synthetic.Settings(LAYERS, adapters=36, seed=7)
 
 # Small batches and chunks, so that a kill finds many commits and partial chunks to fall between.
 INGEST = """
@@ -175,7 +175,7 @@ def test_dask_workers_killed_at_five_random_moments(tmp_path: Path, source: Path
         def reap() -> None:
             while not stop.is_set() and len(killed) < 5:
                 time.sleep(rng.uniform(0.02, 0.4))
-                pids = list(runner.client.run(os.getpid).values()) if runner.n_workers else []
+                pids = list(runner._client.run(os.getpid).values()) if runner.n_workers else []
                 if pids:
                     killed.append(rng.choice(sorted(pids)))
                     os.kill(killed[-1], signal.SIGKILL)
