@@ -1,9 +1,9 @@
 """From a plan to rows in the store: parallel, in bounded memory, safe to kill and to run again.
 
-Adapters are taken in batches, a commit each.  A batch is read twice: first adapter by adapter, to screen the values;
-then, when every row's place is known, chunk by chunk, each task filling one whole chunk of one array from the files.
-So memory is a few chunks per thread whatever the number of adapters or layers, no chunk is written in parts, and a
-refused adapter never leaves rows behind.
+Adapters are taken in batches, a commit each.  A batch is read twice: first to screen the values; then, when every row's
+place is known, to fill whole chunks, a group of arrays side by side (`ingest.fill`), while full chunks are written
+behind.  So memory is a matter of open chunks, whatever the number of adapters or layers; no chunk is written in parts
+but the last of a batch; and a refused adapter leaves no rows behind.
 """
 
 from __future__ import annotations
@@ -14,24 +14,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError, Refusal
-from ingest.fill import Piece, SourceChanged, fill_chunk
+from ingest.fill import Piece, SourceChanged, Work, fill
 from ingest.plan import Plan, PlannedAdapter, plan
 from ingest.reasons import Reason
 from ingest.safetensors_file import pack, read_bytes
-from ingest.screen import Screened, known_contents, screen
+from ingest.screen import Screened, screen
+from ingest.spans import SPAN_BYTES
 from ingest.store import catalog, schema
 from ingest.store.catalog import AdapterRecord, ArrayRecord, Commit
-from ingest.store.writer import ZooWriter
+from ingest.store.writer import WRITERS, ZooWriter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_MEMORY = 1 << 30
-BATCH_BYTES = 1 << 30
+BATCH_BYTES = 512 << 20
 BATCH_MODULES = 32_768
+# Below this size of a tensor the interpreter's lock costs more than a second thread gains (measured: at 32 KiB two
+# threads took 1.6 times as long as one).
+THREADED_BYTES = 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,37 +120,41 @@ def run(
 ) -> IngestResult:
     """Carry out a plan with the zoo's one writer; see `ingest`."""
     begin = time.perf_counter()
-    threads = _threads(made, memory)
+    room = _room(made, memory)
+    writer.behind(min(room.behind, len(made.matrices)))
     total = 2 * made.nbytes
     added: list[str] = []
     refused = list(made.refused)
     done = stored_bytes = 0
+    lock = Lock()
 
     def tell(nbytes: int) -> None:
         nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(Progress(done, total, len(added), len(refused)))
+        with lock:
+            done += nbytes
+            if progress is not None:
+                progress(Progress(done, total, len(added), len(refused)))
 
     ledger = {(r.source, r.fingerprint, r.reason) for r in writer.zoo().adapters if r.status == "refused"}
     pending = [r for r in made.refused if (r.source, r.fingerprint, r.reason) not in ledger]
-    contents = known_contents(writer.zoo().accepted)
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in _batches(made.adapters):
-            outcomes = list(pool.map(_screened, batch))
+    contents = {bytes.fromhex(r.content): r.name for r in writer.zoo().accepted}
+    with ThreadPoolExecutor(room.threads) as pool:
+        each = pool.map if room.threads > 1 else map  # a pool of one would only hand things over
+        for batch in _batches(made):
+            outcomes = list(each(_screened, batch))
             tell(sum(factor_bytes(p) for p in batch))
             accepted, rejected = _judge(batch, outcomes, contents)
             while True:
                 try:
                     layout = _Layout(writer.commit, made, accepted)
-                    for nbytes in pool.map(lambda job: fill_chunk(writer, *job), layout.jobs()):
-                        tell(nbytes)
-                        stored_bytes += nbytes
+                    groups = list(layout.work.groups(room.group))
+                    stored_bytes += sum(each(partial(fill, writer, layout.work, tell=tell), groups))
                     break
                 except SourceChanged as change:
+                    writer.drain()
                     gone = next(a for a in accepted if a[0] is change.planned)
                     accepted.remove(gone)
-                    contents.pop(gone[1].content)
+                    contents.pop(bytes.fromhex(gone[1].content))
                     rejected.append(_record(gone[0], None, Refusal(Reason.CHANGED, str(change))))
             records = [_record(p, s, None) for p, s in accepted]
             for (planned, _), record in zip(accepted, records, strict=True):
@@ -170,24 +180,48 @@ def run(
     )
 
 
-def _threads(made: Plan, memory: int) -> int:
-    """How many threads the memory allows: each holds one chunk, its copy in the store's codec, and one tensor twice."""
-    largest = max((m.width * schema.itemsize(m.dtype) for m in made.matrices), default=0)
-    rank = max((m.rank for p in made.adapters for m in p.adapter.modules), default=0)
-    each = 2 * max(schema.MAX_CHUNK_BYTES, largest) + 2 * rank * largest
-    if each > memory:
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How the memory is dealt out: threads, bytes of open chunks that each may hold, chunks waiting for the disk."""
+
+    threads: int
+    group: int
+    behind: int
+
+
+def _room(made: Plan, memory: int) -> _Room:
+    """Deal out the memory.
+
+    Each thread holds what it reads, as much again to look at it, and a group of open chunks.  Arrays of one width fill
+    up together, so as many chunks again may be waiting to be written; those being written are copied once.
+    """
+    chunks = [m.chunk_bytes for m in made.matrices] or [0]
+    layouts = {id(p.adapter.modules): p.adapter.modules for p in made.adapters}.values()
+    tensors = [ref.nbytes for modules in layouts for m in modules for ref in (m.a, m.b)] or [0]
+    read = 2 * max(SPAN_BYTES, *tensors)
+    copies = WRITERS * max(chunks)
+    least = read + copies + 3 * max(chunks)
+    if memory < least:
         raise EigenzooError(
-            f"ingest needs {each >> 20} MiB for these adapters, allowed {memory >> 20} MiB; raise --memory"
+            f"ingest needs {-(-least // (1 << 20))} MiB for these adapters, allowed {memory >> 20} MiB; raise --memory"
         )
-    return min(memory // each, os.cpu_count() or 1)
+    threads = 1
+    if sum(tensors) / len(tensors) >= THREADED_BYTES:
+        threads = max(1, min((memory - copies) // (read + 3 * max(chunks)), os.cpu_count() or 1))
+    room = (memory - copies) // threads - read
+    # With several threads, half as large a group as could be, so that none idles while another ends.
+    group = max(max(chunks), min(room // 2, -(-sum(chunks) // (2 * threads if threads > 1 else 1))))
+    return _Room(threads, group, max(1, int(threads * (room - group) // max(max(chunks), 1))))
 
 
-def _batches(adapters: Sequence[PlannedAdapter]) -> Iterator[list[PlannedAdapter]]:
+def _batches(made: Plan) -> Iterator[list[PlannedAdapter]]:
+    """Adapters by commit.  Every commit writes the last chunk of each array again, so it brings two chunks or more."""
+    limit = max(BATCH_BYTES, 2 * sum(m.chunk_bytes for m in made.matrices))
     batch: list[PlannedAdapter] = []
     nbytes = modules = 0
-    for planned in adapters:
+    for planned in made.adapters:
         size = factor_bytes(planned)
-        if batch and (nbytes + size > BATCH_BYTES or modules >= BATCH_MODULES):
+        if batch and (nbytes + size > limit or modules >= BATCH_MODULES):
             yield batch
             batch, nbytes, modules = [], 0, 0
         batch.append(planned)
@@ -210,19 +244,18 @@ def _screened(planned: PlannedAdapter) -> Screened | Refusal:
 
 
 def _judge(
-    batch: Sequence[PlannedAdapter], outcomes: Sequence[Screened | Refusal], contents: dict[str, str]
+    batch: Sequence[PlannedAdapter], outcomes: Sequence[Screened | Refusal], contents: dict[bytes, str]
 ) -> tuple[list[tuple[PlannedAdapter, Screened]], list[AdapterRecord]]:
     """Who is accepted, in order; of twins the first."""
     accepted: list[tuple[PlannedAdapter, Screened]] = []
     rejected: list[AdapterRecord] = []
     for planned, outcome in zip(batch, outcomes, strict=True):
-        if isinstance(outcome, Screened) and outcome.content in contents:
-            twin = contents[outcome.content]
+        if isinstance(outcome, Screened) and (twin := contents.get(bytes.fromhex(outcome.content))) is not None:
             outcome = Refusal(Reason.DUPLICATE, f"the same factors and scales as {twin}, already in the zoo")
         if isinstance(outcome, Refusal):
             rejected.append(_record(planned, None, outcome))
         else:
-            contents[outcome.content] = planned.name
+            contents[bytes.fromhex(outcome.content)] = planned.name
             accepted.append((planned, outcome))
     return accepted, rejected
 
@@ -269,11 +302,12 @@ class _Layout:
         index = {(a.layer, a.side, a.dtype): i for i, a in enumerate(arrays)}
         planned_rows = {(m.layer, m.side, m.dtype): m.rows for m in made.matrices}
         ahead = [a.rows for a in arrays]
-        self._pieces: dict[int, list[Piece]] = {}
         first = sum(s.ok for s in before.segments)
         entries = np.zeros(sum(len(p.adapter.modules) for p, _ in accepted), catalog.entry_dtype())
+        work: list[tuple[PlannedAdapter, list[Piece]]] = []
         n = 0
         for order, (planned, screened) in enumerate(accepted):
+            pieces: list[Piece] = []
             for i, module in enumerate(planned.adapter.modules):
                 if module.layer not in layers:
                     layers[module.layer] = len(records)
@@ -291,14 +325,13 @@ class _Layout:
                         arrays.append(_new_array(*key, width, planned_rows[key], arrays))
                         ahead.append(0)
                     at = index[key]
-                    raw = int(screened.raw[i, side])
-                    self._pieces.setdefault(at, []).append(Piece(ahead[at], module.rank, planned, ref, side == 1, raw))
+                    pieces.append(Piece(at, ahead[at], module.rank, ref, side == 1, screened.raw[i][side]))
                     low = name.lower()
                     entry[f"{low}_array"], entry[f"{low}_start"] = at, ahead[at]
                     entry[f"{low}_digest"] = screened.canonical[i, side]
                     ahead[at] += module.rank
+            work.append((planned, pieces))
         self.entries: NDArray[Any] = entries
-        self._before = before
         self.commit = Commit(
             before.version,
             before.base_model or made.base.name,
@@ -308,22 +341,8 @@ class _Layout:
             tuple(dataclasses.replace(a, rows=r) for a, r in zip(arrays, ahead, strict=True)),
             before.segments,
         )
-
-    def jobs(self) -> Iterator[tuple[ArrayRecord, int, int, list[Piece]]]:
-        """(array, chunk number, rows committed before, pieces in the chunk), one per chunk that changes."""
-        old = [a.rows for a in self._before.arrays]
-        for at, pieces in self._pieces.items():
-            array = self.commit.arrays[at]
-            committed = old[at] if at < len(old) else 0
-            position = 0
-            for chunk in range(committed // array.chunk, -(-array.rows // array.chunk)):
-                low, high = chunk * array.chunk, (chunk + 1) * array.chunk
-                while pieces[position].start + pieces[position].rank <= low:
-                    position += 1
-                end = position
-                while end < len(pieces) and pieces[end].start < high:
-                    end += 1
-                yield array, chunk, committed, pieces[position:end]
+        committed = [a.rows for a in before.arrays]
+        self.work = Work(work, self.commit.arrays, committed + [0] * (len(arrays) - len(committed)))
 
 
 def _new_array(

@@ -1,6 +1,6 @@
 """What only the values can show: NaN, an adapter that was never trained, the same content twice.
 
-An adapter is read once, tensor by tensor.  Each factor leaves two digests: of its raw bytes (did the file change
+An adapter is read once, a few MiB at a time.  Each factor leaves two digests: of its raw bytes (did the file change
 before its rows were written?) and of its canonical bytes (is it a twin, is the store intact?).
 """
 
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.errors import Refusal
 from ingest.reasons import Reason
-from ingest.safetensors_file import read_tensor
-from ingest.store import catalog
+from ingest.spans import read_spans, whole
 from ingest.store.schema import FACTOR_DTYPES
 
 if TYPE_CHECKING:
@@ -23,15 +22,27 @@ if TYPE_CHECKING:
     from ingest.formats.adapter import LoraAdapter
 
 
+_SEEDS = {name: i for i, name in enumerate(FACTOR_DTYPES)}
+_BLOCK_BYTES = 128 << 10
 # The bits of the exponent; all of them set means infinite or NaN.
 _EXPONENTS = {"bfloat16": 0x7F80, "float16": 0x7C00, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
 
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What screening found: digests per module, and the digest of the whole content."""
+    """What screening found.
 
-    raw: NDArray[Any]
+    Attributes
+    ----------
+    raw : tuple of (bytes, bytes)
+        `raw_digest` of A and B per module.
+    canonical : ndarray of uint8, (modules, 2, 16)
+        `canonical_digest` of the same.
+    content : str
+        `content_digest` of the whole.
+    """
+
+    raw: tuple[tuple[bytes, bytes], ...]
     canonical: NDArray[Any]
     content: str
 
@@ -47,7 +58,6 @@ def screen(adapter: LoraAdapter) -> Screened:
     Returns
     -------
     Screened
-        ``raw`` uint64 (modules × 2), ``canonical`` uint8 (modules × 2 × 16), sides in the order A, B.
 
     Raises
     ------
@@ -56,54 +66,62 @@ def screen(adapter: LoraAdapter) -> Screened:
 
     Notes
     -----
-    Memory: one tensor at a time.
+    Memory: that of `read_spans`, and as much again to look at the bits.
     """
     import numpy as np
-    import xxhash
 
-    count = len(adapter.modules)
-    raw = np.empty((count, 2), np.uint64)
-    canonical = np.empty((count, 2, 16), np.uint8)
+    raw: list[list[bytes]] = [[b"", b""] for _ in adapter.modules]
+    canonical = np.empty((len(adapter.modules), 2, 16), np.uint8)
+    places = {
+        ref.key: (i, side) for i, module in enumerate(adapter.modules) for side, ref in enumerate((module.a, module.b))
+    }
     trained = False
     try:
-        with open(adapter.files.weights, "rb", buffering=0) as file:
-            for i, module in enumerate(adapter.modules):
-                for side, ref in enumerate((module.a, module.b)):
-                    values = read_tensor(file, ref, adapter.data_start)
-                    if not is_finite(values):
-                        raise Refusal(Reason.NON_FINITE, f"{ref.key} holds NaN or infinite values")
-                    # The factor that training moves away from zero is B, and A in an embedding.
-                    if not trained and side == (0 if module.kind == "embedding" else 1):
-                        trained = bool(values.any())
-                    raw[i, side] = xxhash.xxh3_64_intdigest(values.reshape(-1).view(np.uint8).data)
-                    canonical[i, side] = np.frombuffer(canonical_digest(values), np.uint8)
+        for span in read_spans(adapter, (ref for m in adapter.modules for ref in (m.a, m.b))):
+            if not is_finite(whole(span)):
+                key = next(ref.key for ref, values in span if not is_finite(values))
+                raise Refusal(Reason.NON_FINITE, f"{key} holds NaN or infinite values")
+            for ref, values in span:
+                i, side = places[ref.key]
+                # Training moves B away from zero, and A in an embedding.
+                moves = (side == 0) == (adapter.modules[i].kind == "embedding")
+                trained = trained or (moves and bool(values.any()))
+                raw[i][side] = raw_digest(values)
+                canonical[i, side] = np.frombuffer(canonical_digest(values, raw[i][side]), np.uint8)
     except OSError as error:
         raise Refusal(Reason.UNREADABLE, f"{os.path.basename(adapter.files.weights)}: {error.strerror}") from error
     if not trained:
         raise Refusal(Reason.UNTRAINED, "B is zero in every module: the adapter was never trained")
-    return Screened(raw, canonical, content_digest(adapter, canonical))
+    return Screened(tuple((a, b) for a, b in raw), canonical, content_digest(adapter, canonical))
 
 
 def is_finite(values: NDArray[Any]) -> bool:
-    """Whether all values are finite, by their exponent bits (no temporary wider than the data)."""
+    """Whether all values are finite, by their exponent bits, block by block so that the temporary stays in cache."""
     import numpy as np
 
-    if not values.size:
-        return True
     mask = _EXPONENTS[values.dtype.name]
-    bits = values.view(np.dtype(f"u{values.dtype.itemsize}"))
-    return int(np.bitwise_and(bits, bits.dtype.type(mask)).max()) != mask
+    bits = values.reshape(-1).view(np.dtype(f"u{values.dtype.itemsize}"))
+    scratch = np.empty(min(bits.size, _BLOCK_BYTES // bits.itemsize), bits.dtype)
+    for start in range(0, bits.size, len(scratch) or 1):
+        block = bits[start : start + len(scratch)]
+        if int(np.bitwise_and(block, bits.dtype.type(mask), out=scratch[: len(block)]).max()) == mask:
+            return False
+    return True
 
 
-def canonical_digest(values: NDArray[Any]) -> bytes:
-    """128-bit xxh3 of the values in the narrowest factor dtype that holds all of them exactly.
+def canonical_digest(values: NDArray[Any], raw: bytes | None = None) -> bytes:
+    """The `raw_digest` of the values in the narrowest factor dtype that holds all of them exactly.
 
-    The same numbers give the same digest whether a file keeps them as bfloat16 or widened to float32.  (Not a
-    cryptographic digest: it tells accidents apart, not attacks.)
+    The same numbers give the same digest whether a file keeps them as bfloat16 or widened to float32.
+
+    Parameters
+    ----------
+    values : ndarray
+    raw : bytes, optional
+        Their own `raw_digest`, where it is known already.
     """
     import ml_dtypes
     import numpy as np
-    import xxhash
 
     flat = values.reshape(-1)
     for narrow in (ml_dtypes.bfloat16, np.float16, np.float32):
@@ -111,10 +129,20 @@ def canonical_digest(values: NDArray[Any]) -> bytes:
         if dtype == flat.dtype:
             break
         if dtype.itemsize <= flat.dtype.itemsize and (cast := _narrowed(flat, dtype)) is not None:
-            flat = cast
-            break
-    # The seed tells equal bits of different dtypes apart.
-    return xxhash.xxh3_128_digest(flat.view(np.uint8).data, seed=FACTOR_DTYPES.index(flat.dtype.name))
+            return raw_digest(cast)
+    return raw or raw_digest(flat)
+
+
+def raw_digest(values: NDArray[Any]) -> bytes:
+    """128-bit xxh3 of the values' bytes; the seed tells equal bits of different dtypes apart.
+
+    Not a cryptographic digest: it tells accidents apart, not attacks.
+    """
+    import numpy as np
+    import xxhash
+
+    # A view as bytes, since the buffer protocol knows no bfloat16.
+    return xxhash.xxh3_128_digest(values.reshape(-1).view(np.uint8).data, _SEEDS[values.dtype.name])
 
 
 def _narrowed(flat: NDArray[Any], dtype: Any) -> NDArray[Any] | None:
@@ -137,8 +165,3 @@ def content_digest(adapter: LoraAdapter, canonical: NDArray[Any]) -> str:
         digest.update(shape.encode("utf-8", "surrogatepass"))
         digest.update(digests.tobytes())
     return digest.hexdigest()
-
-
-def known_contents(records: list[catalog.AdapterRecord]) -> dict[str, str]:
-    """Content digests of accepted adapters, with their names."""
-    return {r.content: r.name for r in records if r.status == "ok"}

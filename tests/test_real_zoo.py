@@ -88,7 +88,9 @@ def test_serial_and_dask_moments_are_equal(zoo: Zoo, dask_runner: DaskRunner) ->
 def test_serial_and_dask_fits_are_equal(zoo: Zoo, dask_runner: DaskRunner, tmp_path: Path) -> None:
     serial = engine.fit_zoo(zoo, tmp_path / "serial")
     dask = engine.fit_zoo(zoo, tmp_path / "dask", runner=dask_runner)
-    assert [m.key for m in serial.matrices] == [m.key for m in dask.matrices] and len(serial.matrices) == len(zoo.matrices)
+    assert [m.key for m in serial.matrices] == [m.key for m in dask.matrices] and len(serial.matrices) == len(
+        zoo.matrices
+    )
     for mine, other in zip(serial.matrices, dask.matrices, strict=True):
         a = serial.subspace(mine.layer, side=mine.side)
         b = dask.subspace(mine.layer, side=mine.side)

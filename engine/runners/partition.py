@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 
-# rows · width² of a task: half a second at the 6e10 multiply-adds per second one core was measured to do.
-TASK_WORK = 3 * 10**10
+# rows · width² of a task: two seconds at the 6e10 multiply-adds per second one core was measured to do.
+TASK_WORK = 12 * 10**10
 # A task returns width² numbers, so it should have read several times that many.
 ROWS_PER_WIDTH = 4
 READ_VALUES = 2**21  # numbers read at once: 4 MiB of bfloat16

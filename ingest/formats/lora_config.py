@@ -107,10 +107,12 @@ def read_config(path: str) -> AdapterConfig:
     where = os.path.basename(path)
     try:
         with open(path, "rb") as file:
-            raw = file.read(_MAX_CONFIG_BYTES + 1)
+            # Read by its size: asking for the limit would allocate the limit.
+            size = os.fstat(file.fileno()).st_size
+            raw = file.read(size) if size <= _MAX_CONFIG_BYTES else b""
     except OSError as error:
         raise Refusal(Reason.UNREADABLE, f"{where} cannot be read ({error.strerror or error})") from error
-    if len(raw) > _MAX_CONFIG_BYTES:
+    if size > _MAX_CONFIG_BYTES:
         raise Refusal(Reason.BAD_CONFIG, f"{where} is larger than {_MAX_CONFIG_BYTES} bytes")
     try:
         text = raw.decode("utf-8-sig")

@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ingest.store.schema import itemsize
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -79,6 +81,11 @@ class ArrayRecord:
     rows: int
     width: int
     chunk: int
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk."""
+        return self.chunk * self.width * itemsize(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ import json
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Semaphore
 from typing import TYPE_CHECKING, Any, Self
 
 from ingest.errors import EigenzooError
@@ -31,6 +32,7 @@ from ingest.store.reader import Zoo, read_array, read_commit
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+WRITERS = 2  # threads that write chunks behind the caller's back
 LOCK = "writer.lock"
 DIRTY = "writing"
 
@@ -54,6 +56,9 @@ class ZooWriter:
         self.commit: Commit = catalog.EMPTY
         self._touched: set[str] = set()
         self._documents: dict[str, bytes] = {}
+        self._behind = ThreadPoolExecutor(WRITERS)
+        self._slots = Semaphore(WRITERS + 1)
+        self._pending: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         from filelock import FileLock, Timeout
@@ -84,6 +89,7 @@ class ZooWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._behind.shutdown(cancel_futures=True)
         if kind is None:
             os.unlink(self._file(DIRTY))
         if self.commit.version == 0 and set(os.listdir(self.path)) <= {LOCK, DIRTY}:
@@ -95,7 +101,10 @@ class ZooWriter:
         return Zoo(self.path, self.commit)
 
     def write_chunk(self, array: ArrayRecord, index: int, rows: NDArray[Any]) -> None:
-        """Write one whole chunk.  Safe to call from several threads for different chunks.
+        """Write one whole chunk and flush it to disk, behind the caller's back; `drain` waits for it.
+
+        Safe to call from several threads for different chunks.  Blocks while as many chunks as `behind` allows are on
+        their way.
 
         Parameters
         ----------
@@ -104,11 +113,29 @@ class ZooWriter:
         index : int
             The chunk's number.
         rows : ndarray, shape (array.chunk, array.width)
-            All rows of the chunk, zeros past the last one.
+            All rows of the chunk, zeros past the last one; not to be changed afterwards.
         """
+        slots = self._slots
+        slots.acquire()
+        future = self._behind.submit(self._write, array, index, rows)
+        future.add_done_callback(lambda _: slots.release())
+        self._pending.append(future)
+
+    def behind(self, chunks: int) -> None:
+        """Let this many chunks be on their way at a time: what arrays that fill up together need not to wait."""
+        self.drain()
+        self._slots = Semaphore(max(chunks, 1))
+
+    def drain(self) -> None:
+        """Wait for the chunks on their way; raises what stopped one of them."""
+        while self._pending:
+            self._pending.pop().result()
+
+    def _write(self, array: ArrayRecord, index: int, rows: NDArray[Any]) -> None:
         handle = _whole_chunks(self.path, array, index + 1)
         handle[index * array.chunk :] = rows.view(schema.numpy_dtype(schema.stored_dtype(array.dtype)))
-        self._touched.add(f"{array.path}/c.{index}.0")
+        _fsync(self._file(f"{array.path}/c.{index}.0"))
+        self._touched.add(array.path)
 
     def committed_rows(self, array: ArrayRecord, start: int, stop: int) -> NDArray[Any]:
         """Rows of an array as last committed, in the dtype they are stored in."""
@@ -145,6 +172,7 @@ class ZooWriter:
         """
         import numpy as np
 
+        self.drain()
         version = self.commit.version + 1
         name = f"{schema.CATALOG}/{version:06d}"
         ledger = catalog.encode_adapters(adapters)

@@ -98,6 +98,8 @@ def test_batches_and_appends_give_what_one_call_gives(
     (tmp_path / "in" / "t4" / "adapter_model.safetensors").write_bytes(b"no")
     ingest(tmp_path / "in", tmp_path / "whole")
     monkeypatch.setattr(pipeline, "BATCH_BYTES", 1)
+    monkeypatch.setattr("ingest.store.schema.MIN_CHUNK_BYTES", 64)
+    monkeypatch.setattr("ingest.store.schema.MAX_CHUNK_BYTES", 64)
     ingest(tmp_path / "in", tmp_path / "batches")
     assert open_zoo(tmp_path / "batches").commit.version == 8
     monkeypatch.setattr("ingest.store.schema.MIN_CHUNK_BYTES", 512)

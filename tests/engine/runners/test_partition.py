@@ -21,7 +21,7 @@ def test_ranges_cover_all_rows_in_whole_blocks_and_are_worth_a_task(n: int, bloc
 
 def test_sizes() -> None:
     assert len(partition(20_000, 2048, 1024)) == 1
-    assert len(partition(1_000_000, 2048, 1024)) == 34
+    assert len(partition(1_000_000, 2048, 1024)) == 8
     assert len(partition(64_000, 2048, 4096)) == 3
 
 
