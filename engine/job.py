@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.backends import choose
-from engine.fitting import exact_fit, plan_fit
+from engine.fitting import FitPlan, exact_fit, plan_fit
+from engine.memory import check
 from engine.rank import parse_rule
 from engine.run import (
     MATRICES,
@@ -34,6 +35,7 @@ from ingest.store.reader import MatrixInfo, Zoo, ZooRows, open_zoo
 if TYPE_CHECKING:
     from engine.exact import ExactFit
     from engine.runners.protocol import Runner
+    from engine.subspace import Subspace
 
 KByMatrix = Mapping[str, Mapping[str, int]]
 
@@ -45,6 +47,30 @@ class Progress:
     done: int
     total: int
     last: MatrixResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be done for a run: its directory and settings, the matrices that wait, those that are done.
+
+    Attributes
+    ----------
+    path : str
+        The run directory.
+    record : RunRecord
+        Settings and zoo.
+    device : str
+        Name of the backend.
+    waiting : tuple of (MatrixInfo, ZooRows, FitPlan)
+    done : tuple of MatrixResult
+        Finished at an earlier start, from the same rows.
+    """
+
+    path: str
+    record: RunRecord
+    device: str
+    waiting: tuple[tuple[MatrixInfo, ZooRows, FitPlan], ...]
+    done: tuple[MatrixResult, ...]
 
 
 def fit_zoo(
@@ -66,27 +92,14 @@ def fit_zoo(
 
     Parameters
     ----------
-    zoo : Zoo or path-like
-    out : path-like
-        The run directory; a second start there does what is missing.
-    layers : str
-        A glob over canonical layer names; several may be given with commas.
-    side : {"both", "A", "B"}
-    center : {"feature", "none"}
-    k : str, int or mapping
-        A rule (see `engine.fit`), or ``{layer: {side: K}}`` for every chosen matrix.
-    device : str
-        See `engine.fit`.
+    zoo, out, layers, side, center, k, device, restart, notice
+        See `plan_job`.
     runner : Runner, optional
         Who executes; this process without it.
     memory : int, optional
         Bytes that one task may use.
-    restart : bool
-        Discard what the run directory holds.
     progress : callable, optional
         Called with a `Progress` after every matrix.
-    notice : callable, optional
-        Called with one line when something is not as at the last start.
 
     Returns
     -------
@@ -102,46 +115,110 @@ def fit_zoo(
     -----
     Cost: one read of each matrix, O(rows · width · min(rows, width)) flops and one eigenproblem.
     """
+    job = plan_job(
+        zoo, out, layers=layers, side=side, center=center, k=k, device=device, restart=restart, notice=notice
+    )
+    return run_job(job, runner or SerialRunner(), memory=memory, progress=progress)
+
+
+def plan_job(
+    zoo: Zoo | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    layers: str = "*",
+    side: str = "both",
+    center: str = "feature",
+    k: str | int | KByMatrix = "gavish-donoho",
+    device: str = "auto",
+    restart: bool = False,
+    notice: Callable[[str], None] | None = None,
+) -> Job:
+    """Find out what a run directory lacks, and begin it where there is none.
+
+    Parameters
+    ----------
+    zoo : Zoo or path-like
+    out : path-like
+        The run directory; a second start there does what is missing.
+    layers : str
+        A glob over canonical layer names; several may be given with commas.
+    side : {"both", "A", "B"}
+    center : {"feature", "none"}
+    k : str, int or mapping
+        A rule (see `engine.fit`), or ``{layer: {side: K}}`` for every chosen matrix.
+    device : str
+        See `engine.fit`.
+    restart : bool
+        Discard what the run directory holds.
+    notice : callable, optional
+        Called with one line when something is not as at the last start.
+
+    Returns
+    -------
+    Job
+
+    Raises
+    ------
+    EigenzooError
+        If nothing matches, or a setting differs from the run's.
+    """
     zoo = zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
     path = os.path.abspath(os.fspath(out))
     settings = _settings(center, k)
     chosen = choose_matrices(zoo, layers, side)
     _check_k(settings, chosen)
+    record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model)
     device = choose(device)
     if restart:
         _discard(path)
-    _continue_or_begin(path, RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model), notice)
-
+    _continue_or_begin(path, record, notice)
     _sweep(path)
-    done = 0
-    last: MatrixResult | None = None
-
-    def tell() -> None:
-        if progress is not None:
-            progress(Progress(done, len(chosen), last))
-
-    waiting: list[tuple[MatrixInfo, ZooRows]] = []
+    waiting: list[tuple[MatrixInfo, ZooRows, FitPlan]] = []
+    done: list[MatrixResult] = []
     stale = 0
     for info in chosen:
         rows = zoo.rows(info.layer, side=info.side)
         marker = read_marker(path, info.layer, info.side)
         if marker is not None and marker.identity == rows.identity:
-            done, last = done + 1, marker
+            done.append(marker)
         else:
             stale += marker is not None
-            plan_fit(rows, device=device, memory=memory, name=f"{info.layer} {info.side}")
-            waiting.append((info, rows))
+            waiting.append((info, rows, plan_fit(rows, device=device)))
     if stale and notice is not None:
-        notice(f"the zoo has changed since this run's last start: {stale} of {len(chosen)} matrices are fitted again")
-    tell()
-    work = _work(settings, device, waiting)
-    for key, subspace in (runner or SerialRunner()).run_many(work):
-        layer, _, which = key.rpartition(" ")
-        last = summary(layer, which, subspace)
-        write_result(path, last, subspace)
+        notice(f"{stale} of {len(chosen)} matrices have other rows than at the last start and are fitted again")
+    return Job(path, record, device, tuple(waiting), tuple(done))
+
+
+def run_job(
+    job: Job, runner: Runner, *, memory: int | None = None, progress: Callable[[Progress], None] | None = None
+) -> Run:
+    """Fit the matrices that wait; see `fit_zoo`."""
+    done, total = len(job.done), len(job.done) + len(job.waiting)
+    for info, _, plan in job.waiting:
+        check(plan.task_bytes, memory, f"{info.layer} {info.side}")
+    if progress is not None:
+        progress(Progress(done, total, None))
+    for (layer, side), subspace in _named(runner, job):
+        last = summary(layer, side, subspace)
+        write_result(job.path, last, subspace)
         done += 1
-        tell()
-    return open_run(path)
+        if progress is not None:
+            progress(Progress(done, total, last))
+    return open_run(job.path)
+
+
+def _named(runner: Runner, job: Job) -> Iterator[tuple[tuple[str, str], Subspace]]:
+    keys = {f"{info.layer} {info.side}": (info.layer, info.side) for info, _, _ in job.waiting}
+    k = job.record.settings.k
+
+    def work() -> Iterator[tuple[str, ExactFit[Any], ZooRows]]:
+        for info, rows, _ in job.waiting:
+            rule = k if isinstance(k, str) else k[info.layer][info.side]
+            fit = exact_fit(rows, rule, center=job.record.settings.center, device=job.device)
+            yield f"{info.layer} {info.side}", fit, rows
+
+    for name, subspace in runner.run_many(work()):
+        yield keys[name], subspace
 
 
 def choose_matrices(zoo: Zoo, layers: str = "*", side: str = "both") -> list[MatrixInfo]:
@@ -184,14 +261,6 @@ def _check_k(settings: RunSettings, chosen: list[MatrixInfo]) -> None:
         k = settings.k.get(info.layer, {}).get(info.side)
         if not isinstance(k, int) or isinstance(k, bool) or k < 0:
             raise EigenzooError(f"k: no whole number for {info.layer} {info.side} (found {k!r}); add it to the K file")
-
-
-def _work(
-    settings: RunSettings, device: str, waiting: list[tuple[MatrixInfo, ZooRows]]
-) -> Iterator[tuple[str, ExactFit[Any], ZooRows]]:
-    for info, rows in waiting:
-        k = settings.k if isinstance(settings.k, str) else settings.k[info.layer][info.side]
-        yield f"{info.layer} {info.side}", exact_fit(rows, k, center=settings.center, device=device), rows
 
 
 def _discard(path: str) -> None:

@@ -3,9 +3,9 @@ r"""Eigenproblem of a moments state, or of gathered rows → the whole spectrum.
 Conventions
 -----------
 * `singular_values` are all min(n_rows, width) of the matrix decomposed: rows less their mean when centred.
-* Degrees of freedom `n_effective`: n − 1 when centred (a mean was fitted), n when not. `explained_variance`
-  is σ²/n_effective and `total_variance` their sum — taken from the exact trace of the scatter, not by
-  adding eigenvalues.
+* `explained_variance` is σ²/(n − 1), whether centred or not, and `total_variance` the sum over everything — from the
+  exact trace of the scatter, not by adding eigenvalues.
+* `n_effective`, the number of rows that noise could fill, is n − 1 when centred (a mean was fitted) and n when not.
 * What a float64 Gram cannot tell from zero is reported as exactly 0: σ ≤ `NULL_RATIO` · σ₁, and past
   n_effective, where centring leaves nothing by construction. The state's rounding puts eigenvalues of
   true nulls at 0.3 … 4 × 2⁻⁵²·λ₁, measured on duplicated rows at widths 256 … 4096, up to 60000 rows, on
@@ -58,8 +58,8 @@ class Spectrum:
 
     @property
     def explained_variance(self) -> NDArray[np.float64]:
-        """σ²/n_effective, (min(n_rows, width),)."""
-        return self.singular_values**2 / max(self.n_effective, 1)
+        """σ²/(n_rows − 1), (min(n_rows, width),)."""
+        return self.singular_values**2 / max(self.n_rows - 1, 1)
 
     @property
     def rank(self) -> int:
@@ -129,7 +129,7 @@ def _spectrum(
     rounding = n * (4 * np.finfo(np.float64).eps * mean) ** 2 if centred else np.zeros(width)
     return Spectrum(
         singular_values=sigma,
-        total_variance=float(squares.sum()) / max(n_effective, 1),
+        total_variance=float(squares.sum()) / max(n - 1, 1),
         n_rows=n,
         width=width,
         n_effective=n_effective,

@@ -82,8 +82,8 @@ class Subspace:
 
     @property
     def explained_variance(self) -> NDArray[np.float64]:
-        """σ²/n_effective, (min(n_rows, width),): of every direction, not only of the K kept."""
-        return self.singular_values**2 / max(self.n_effective, 1)
+        """σ²/(n_rows − 1), (min(n_rows, width),): of every direction, not only of the K kept."""
+        return self.singular_values**2 / max(self.n_rows - 1, 1)
 
     @property
     def explained_variance_ratio(self) -> NDArray[np.float64]:

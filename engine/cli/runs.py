@@ -14,10 +14,9 @@ from engine.cli.output import Meter, emit_json, parse_size, say, size, table
 from engine.cli.zoo import Json, ZooPath
 
 if TYPE_CHECKING:
-    from engine.job import KByMatrix
+    from engine.job import Job, KByMatrix
     from engine.run import MatrixResult
     from engine.runners.dask_ import DaskRunner
-    from ingest.store.reader import Zoo
 
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, as made by `eigenzoo fit`.")]
 
@@ -50,33 +49,20 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit every matrix of a zoo: components, spectrum, K."""
-    from engine.job import Progress, fit_zoo
-    from ingest.store.reader import open_zoo
+    from engine.job import Progress, plan_job, run_job
+    from engine.run import open_run
 
-    rule = parse_k(k)
-    opened = open_zoo(zoo)
-    with (
-        _cluster(opened, layers, side, scheduler, workers, memory) as (runner, task_memory),
-        Meter("fit", "matrices") as meter,
-    ):
+    job = plan_job(
+        zoo, out, layers=layers, side=side, center=center, k=parse_k(k), device=device, restart=restart, notice=say
+    )
+    if job.waiting:
+        with _cluster(job, scheduler, workers, memory) as (runner, share), Meter("fit", "matrices") as meter:
 
-        def tell(p: Progress) -> None:
-            meter.update(p.done, p.total, f"{p.last.layer} {p.last.side}" if p.last else "")
+            def tell(p: Progress) -> None:
+                meter.update(p.done, p.total, f"{p.last.layer} {p.last.side}" if p.last else "")
 
-        run = fit_zoo(
-            opened,
-            out,
-            layers=layers,
-            side=side,
-            center=center,
-            k=rule,
-            device=device,
-            runner=runner,
-            memory=task_memory,
-            restart=restart,
-            progress=tell,
-            notice=say,
-        )
+            run_job(job, runner, memory=share, progress=tell)
+    run = open_run(job.path)
     print_matrices(run.matrices, json)
     say(f"run {run.path}")
 
@@ -135,19 +121,16 @@ def parse_k(text: str) -> str | KByMatrix:
 
 @contextlib.contextmanager
 def _cluster(
-    zoo: Zoo, layers: str, side: str, scheduler: str | None, workers: int | None, memory: str | None
+    job: Job, scheduler: str | None, workers: int | None, memory: str | None
 ) -> Iterator[tuple[DaskRunner, int | None]]:
     """A Dask runner and the bytes a task may use; a local cluster is sized to the machine and the memory."""
     import psutil
 
-    from engine.fitting import plan_fit
-    from engine.job import choose_matrices
     from engine.runners.dask_ import DaskRunner
 
     limit = parse_size(memory) if memory else int(psutil.virtual_memory().available * 0.8)
-    plans = [plan_fit(zoo.rows(m.layer, side=m.side)) for m in choose_matrices(zoo, layers, side)]
-    needed = max(p.task_bytes for p in plans)
-    tasks = sum(p.n_tasks for p in plans)
+    needed = max(plan.task_bytes for _, _, plan in job.waiting)
+    tasks = sum(plan.n_tasks for _, _, plan in job.waiting)
     if workers is None:
         workers = max(1, min(len(os.sched_getaffinity(0)), tasks, limit // needed))
     with DaskRunner(scheduler, workers=workers) as runner:

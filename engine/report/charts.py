@@ -9,6 +9,8 @@ from typing import Any
 
 INK, MUTED, SIDE, A, B = "var(--ink)", "var(--muted)", "var(--side)", "var(--a)", "var(--b)"
 EV_LINE = 0.8
+# With two layers Vega still ticks at 0.5, which would be labelled as another 1.
+WHOLE = "datum.value % 1 ? '' : format(datum.value, 'd')"
 
 
 def picture(axis: str) -> dict[str, Any]:
@@ -16,7 +18,7 @@ def picture(axis: str) -> dict[str, Any]:
     import altair as alt
 
     base = alt.Chart().encode(
-        x=alt.X("x:Q", title=axis, axis=alt.Axis(tickMinStep=1, format="d", grid=False)).scale(
+        x=alt.X("x:Q", title=axis, axis=alt.Axis(tickMinStep=1, labelExpr=WHOLE, grid=False)).scale(
             zero=False, nice=False, padding=14
         ),
         color=alt.Color("side:N", title=None)

@@ -166,7 +166,8 @@ def _share_words(subspace: Subspace, share: NDArray[np.float64]) -> str:
         kept = f"The one component kept carries {percent(share[0])} of the total variance"
     else:
         kept = f"The {k} components kept carry {percent(share[k - 1])} of the total variance"
-    sum_of = "σᵢ²/(n\u00a0−\u00a01)" if subspace.center == "feature" else "σᵢ²/n, about zero"
+    about = "" if subspace.center == "feature" else ", about zero"
+    sum_of = f"σᵢ²/(n\u00a0−\u00a01){about}"
     total = f"Total variance: {subspace.total_variance:.4g}, the sum of {sum_of}; n = {subspace.n_rows} rows"
     return f"{kept}. {total}. {_thinning_words(len(thin(len(share))), len(share))}"
 

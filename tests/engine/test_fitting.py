@@ -55,7 +55,7 @@ def test_uncentred(shape: tuple[int, int]) -> None:
     sub = engine.fit(x, "ev:1", center="none")
     s = np.linalg.svd(x, compute_uv=False)
     np.testing.assert_allclose(sub.singular_values, s, atol=1e-10 * s[0], rtol=0)
-    np.testing.assert_allclose(sub.explained_variance, s**2 / shape[0], atol=1e-10 * s[0] ** 2)
+    np.testing.assert_allclose(sub.explained_variance, s**2 / (shape[0] - 1), atol=1e-10 * s[0] ** 2)
     np.testing.assert_allclose(sub.mean, x.mean(axis=0), atol=1e-13)
     assert not sub.offset.any()
     np.testing.assert_allclose(sub.transform(x), x @ sub.components.T, atol=1e-12)

@@ -1,0 +1,106 @@
+"""Every command and every Python block of the README runs, in its order, and prints what the README says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.cli import main
+from ingest import synthetic
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(console|python|text)\n(.*?)```", README, flags=re.S)
+pytestmark = pytest.mark.xdist_group("readme")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the adapters and the K file that the README speaks of, and a scheduler where it says."""
+    from distributed import LocalCluster
+
+    folder = tmp_path_factory.mktemp("readme")
+    synthetic.write(folder / "adapters")
+    (folder / "k.json").write_text(json.dumps({"layers.0.mlp.down_proj": {"A": 8, "B": 3}}))
+    with LocalCluster(n_workers=1, threads_per_worker=1, scheduler_port=8786, dashboard_address=None):
+        yield folder
+
+
+def steps() -> Iterator[tuple[str, list[str]]]:
+    """Each command with the lines of output that the README shows for it."""
+    for kind, text in BLOCKS:
+        if kind != "console":
+            continue
+        command, shown = "", []
+        for line in [*text.splitlines(), "$ "]:
+            if line.startswith("$ "):
+                if command:
+                    yield command, shown
+                command, shown = line[2:], []
+            else:
+                shown.append(line)
+
+
+def test_the_whole_readme(place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    ran = 0
+    for command, shown in steps():
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            dry = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
+            assert dry.returncode == 0, dry.stderr
+            continue
+        assert program == "eigenzoo", command
+        capfd.readouterr()
+        assert main(arguments) == 0, command
+        printed = capfd.readouterr().out
+        if "--json" in arguments:
+            json.loads(printed)
+        for line in shown:
+            assert line == "…" or line in printed.splitlines(), f"{command} did not print {line!r}"
+        ran += 1
+    assert ran >= 10
+    python = [text for kind, text in BLOCKS if kind == "python"]
+    assert len(python) == 2
+    for text in python:
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=_environment())
+        assert done.returncode == 0, done.stderr
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_every_command_is_documented() -> None:
+    from engine.cli.app import app
+
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert re.search(rf"(eigenzoo|make) {command.callback.__name__}\b", README), command.callback.__name__
+        assert command.epilog and command.epilog.startswith("Example:  eigenzoo ")
+
+
+def test_every_reason_is_documented() -> None:
+    from ingest.reasons import Reason
+
+    for reason in Reason:
+        assert f"`{reason.value}`" in README, reason
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    for name in tracked.stdout.split():
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".txt"):
+            assert not re.search(r"/(work|root|home)/[a-z]", path.read_text(encoding="utf-8")), name
