@@ -267,7 +267,8 @@ def _nodes(commit: Commit) -> dict[str, dict[str, Any]]:
         )
     for a in commit.arrays:
         nodes[a.path] = schema.array_document(a.rows, a.width, a.dtype, a.chunk, {"layer": a.layer, "side": a.side})
-    return nodes
+    # zarr nests consolidated metadata by runs of keys with one parent: children of one group must stand together.
+    return dict(sorted(nodes.items(), key=lambda item: (item[0].count("/"), item[0])))
 
 
 def _dumps(document: dict[str, Any]) -> bytes:

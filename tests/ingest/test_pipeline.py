@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import zarr
 
 from ingest import pipeline, synthetic
 from ingest.errors import EigenzooError
@@ -78,6 +79,11 @@ def test_every_dtype_and_rank_side_by_side_comes_back_bit_for_bit(tmp_path: Path
     expected = np.concatenate([wanted[f"t{i}"]["layers.0.q"][1].T.astype(np.float64) for i in range(6)])
     assert np.array_equal(rows.read(0, rows.shape[0]), expected)
     assert np.array_equal(rows.read(3, 20), expected[3:20])
+    group = zarr.open_group(str(tmp_path / "z"), mode="r")
+    for array in zoo.commit.arrays:
+        seen = group[array.path]
+        assert isinstance(seen, zarr.Array) and seen.shape == (array.rows, array.width)
+        assert seen.attrs["dtype"] == array.dtype, "a plain zarr reader finds every array"
 
 
 def test_an_append_never_rounds(tmp_path: Path, rng: np.random.Generator) -> None:
