@@ -30,7 +30,8 @@ from engine.run import (
 from engine.runners.serial import SerialRunner
 from engine.subspace import CENTERS
 from ingest.errors import EigenzooError
-from ingest.store.reader import MatrixInfo, Zoo, ZooRows, open_zoo
+from ingest.store.reader import MatrixInfo, Zoo, open_zoo
+from ingest.store.rows import ZooRows
 
 if TYPE_CHECKING:
     from engine.exact import ExactFit

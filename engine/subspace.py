@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine import array_file
+from engine.rank.choice import RankChoice
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from engine.rank.choice import RankChoice
 
 CENTERS = ("feature", "none")
+KIND = "subspace"
+_ARRAYS = ("mean", "components", "singular_values")
+_FACTS = (
+    "total_variance",
+    "n_rows",
+    "n_adapters",
+    "center",
+    "method",
+    "exact",
+    "floor",
+    "n_zero_variance_columns",
+    "passes",
+    "source",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,9 +119,13 @@ class Subspace:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .safetensors file in one atomic step: float64 arrays, the rest as JSON metadata."""
-        from engine.subspace_file import write
-
-        write(self, path)
+        facts = {name: getattr(self, name) for name in _FACTS}
+        facts |= {
+            "settings": dict(self.settings),
+            "k_choice": asdict(self.k_choice),
+            "choices": {name: asdict(choice) for name, choice in self.choices.items()},
+        }
+        array_file.write(path, KIND, {name: getattr(self, name) for name in _ARRAYS}, facts)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Subspace:
@@ -117,9 +136,18 @@ class Subspace:
         EigenzooError
             When the file is missing, truncated, or not a subspace.
         """
-        from engine.subspace_file import read
-
-        return read(path)
+        arrays, facts = array_file.read(path, KIND)
+        try:
+            fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+            fields |= {name: facts[name] for name in _FACTS}
+            return Subspace(
+                **fields,
+                k_choice=RankChoice(**facts["k_choice"]),
+                choices={name: RankChoice(**choice) for name, choice in facts["choices"].items()},
+                settings=facts["settings"],
+            )
+        except (KeyError, TypeError) as problem:
+            raise array_file.foreign(path, KIND) from problem
 
     def __repr__(self) -> str:
         return (

@@ -8,7 +8,6 @@ but the last of a batch; and a refused adapter leaves no rows behind.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,26 +17,23 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ingest.errors import EigenzooError, Refusal
-from ingest.fill import Piece, SourceChanged, Work, fill
+from ingest.errors import Refusal
+from ingest.fill import SourceChanged, fill
+from ingest.layout import Layout
+from ingest.memory import deal_out
 from ingest.plan import Plan, PlannedAdapter, plan
 from ingest.reasons import Reason
 from ingest.safetensors_file import pack, read_bytes
 from ingest.screen import Screened, screen
-from ingest.spans import SPAN_BYTES
-from ingest.store import catalog, schema
-from ingest.store.catalog import AdapterRecord, ArrayRecord, Commit
-from ingest.store.writer import WRITERS, ZooWriter
+from ingest.store.catalog import AdapterRecord
+from ingest.store.writer import ZooWriter
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 DEFAULT_MEMORY = 1 << 30
 BATCH_BYTES = 512 << 20
 BATCH_MODULES = 32_768
-# Below this size of a tensor the interpreter's lock costs more than a second thread gains (measured: at 32 KiB two
-# threads took 1.6 times as long as one).
-THREADED_BYTES = 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +116,7 @@ def run(
 ) -> IngestResult:
     """Carry out a plan with the zoo's one writer; see `ingest`."""
     begin = time.perf_counter()
-    room = _room(made, memory)
+    room = deal_out(made, memory)
     writer.behind(min(room.behind, len(made.matrices)))
     total = 2 * made.nbytes
     added: list[str] = []
@@ -146,7 +142,7 @@ def run(
             accepted, rejected = _judge(batch, outcomes, contents)
             while True:
                 try:
-                    layout = _Layout(writer.commit, made, accepted)
+                    layout = Layout(writer.commit, made, accepted)
                     groups = list(layout.work.groups(room.group))
                     stored_bytes += sum(each(partial(fill, writer, layout.work, tell=tell), groups))
                     break
@@ -166,7 +162,7 @@ def run(
             refused += rejected
             pending = []
         if pending or writer.commit.version == 0:
-            layout = _Layout(writer.commit, made, [])
+            layout = Layout(writer.commit, made, [])
             writer.save(layout.commit, pending, layout.entries, {})
     return IngestResult(
         writer.path,
@@ -178,40 +174,6 @@ def run(
         stored_bytes,
         time.perf_counter() - begin,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """How the memory is dealt out: threads, bytes of open chunks that each may hold, chunks waiting for the disk."""
-
-    threads: int
-    group: int
-    behind: int
-
-
-def _room(made: Plan, memory: int) -> _Room:
-    """Deal out the memory.
-
-    Each thread holds what it reads, as much again to look at it, and a group of open chunks.  Arrays of one width fill
-    up together, so as many chunks again may be waiting to be written; those being written are copied once.
-    """
-    chunks = [m.chunk_bytes for m in made.matrices] or [0]
-    layouts = {id(p.adapter.modules): p.adapter.modules for p in made.adapters}.values()
-    tensors = [ref.nbytes for modules in layouts for m in modules for ref in (m.a, m.b)] or [0]
-    read = 2 * max(SPAN_BYTES, *tensors)
-    copies = WRITERS * max(chunks)
-    least = read + copies + 3 * max(chunks)
-    if memory < least:
-        raise EigenzooError(
-            f"ingest needs {-(-least // (1 << 20))} MiB for these adapters, allowed {memory >> 20} MiB; raise --memory"
-        )
-    threads = 1
-    if sum(tensors) / len(tensors) >= THREADED_BYTES:
-        threads = max(1, min((memory - copies) // (read + 3 * max(chunks)), os.cpu_count() or 1))
-    room = (memory - copies) // threads - read
-    # With several threads, half as large a group as could be, so that none idles while another ends.
-    group = max(max(chunks), min(room // 2, -(-sum(chunks) // (2 * threads if threads > 1 else 1))))
-    return _Room(threads, group, max(1, int(threads * (room - group) // max(max(chunks), 1))))
 
 
 def _batches(made: Plan) -> Iterator[list[PlannedAdapter]]:
@@ -288,67 +250,3 @@ def _extras(planned: PlannedAdapter) -> bytes:
 
 def _text(planned: PlannedAdapter) -> dict[str, Any]:
     return {"config": planned.adapter.config_text, "metadata": planned.adapter.metadata}
-
-
-class _Layout:
-    """Where a batch's rows go: the commit that it makes, its entries, and the chunks to be filled."""
-
-    def __init__(self, before: Commit, made: Plan, accepted: Sequence[tuple[PlannedAdapter, Screened]]) -> None:
-        import numpy as np
-
-        layers = {r.layer: i for i, r in enumerate(before.layers)}
-        records = list(before.layers)
-        arrays = list(before.arrays)
-        index = {(a.layer, a.side, a.dtype): i for i, a in enumerate(arrays)}
-        planned_rows = {(m.layer, m.side, m.dtype): m.rows for m in made.matrices}
-        ahead = [a.rows for a in arrays]
-        first = sum(s.ok for s in before.segments)
-        entries = np.zeros(sum(len(p.adapter.modules) for p, _ in accepted), catalog.entry_dtype())
-        work: list[tuple[PlannedAdapter, list[Piece]]] = []
-        n = 0
-        for order, (planned, screened) in enumerate(accepted):
-            pieces: list[Piece] = []
-            for i, module in enumerate(planned.adapter.modules):
-                if module.layer not in layers:
-                    layers[module.layer] = len(records)
-                    records.append(made.base.layers[module.layer])
-                entry = entries[n]
-                n += 1
-                entry["adapter"], entry["layer"] = first + order, layers[module.layer]
-                entry["rank"], entry["scale"] = module.rank, module.scale
-                for side, (name, ref, width) in enumerate(
-                    (("A", module.a, module.a_width), ("B", module.b, module.out))
-                ):
-                    key = (module.layer, name, ref.dtype)
-                    if key not in index:
-                        index[key] = len(arrays)
-                        arrays.append(_new_array(*key, width, planned_rows[key], arrays))
-                        ahead.append(0)
-                    at = index[key]
-                    pieces.append(Piece(at, ahead[at], module.rank, ref, side == 1, screened.raw[i][side]))
-                    low = name.lower()
-                    entry[f"{low}_array"], entry[f"{low}_start"] = at, ahead[at]
-                    entry[f"{low}_digest"] = screened.canonical[i, side]
-                    ahead[at] += module.rank
-            work.append((planned, pieces))
-        self.entries: NDArray[Any] = entries
-        self.commit = Commit(
-            before.version,
-            before.base_model or made.base.name,
-            tuple(sorted({*before.aliases, *made.base.aliases})),
-            made.renames,
-            tuple(records),
-            tuple(dataclasses.replace(a, rows=r) for a, r in zip(arrays, ahead, strict=True)),
-            before.segments,
-        )
-        committed = [a.rows for a in before.arrays]
-        self.work = Work(work, self.commit.arrays, committed + [0] * (len(arrays) - len(committed)))
-
-
-def _new_array(
-    layer: str, side: str, dtype: str, width: int, planned_rows: int, arrays: Sequence[ArrayRecord]
-) -> ArrayRecord:
-    """The first dtype of a matrix takes the plain name; a further one says its own."""
-    plain = not any(a.layer == layer and a.side == side for a in arrays)
-    path = f"{schema.layer_path(layer)}/{side if plain else f'{side}-{dtype}'}"
-    return ArrayRecord(path, layer, side, dtype, 0, width, schema.chunk_rows(width, dtype, planned_rows))

@@ -13,7 +13,8 @@ from ingest.errors import EigenzooError
 from ingest.screen import canonical_digest, is_finite
 from ingest.store import schema
 from ingest.store.catalog import ArrayRecord
-from ingest.store.reader import Zoo, read_array
+from ingest.store.reader import Zoo
+from ingest.store.rows import read_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -36,7 +36,7 @@ p.ingest(sys.argv[1], sys.argv[2])
 FIT = """
 import sys, scipy.linalg, zarr
 from engine.job import fit_zoo
-import engine.exact, engine.subspace_file, safetensors.numpy
+import engine.exact, engine.subspace, safetensors.numpy
 print("ready", flush=True)
 fit_zoo(sys.argv[1], sys.argv[2])
 """

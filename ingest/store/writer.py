@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Self
 from ingest.errors import EigenzooError
 from ingest.store import catalog, schema
 from ingest.store.catalog import AdapterRecord, ArrayRecord, Commit, Segment
-from ingest.store.reader import Zoo, read_array, read_commit
+from ingest.store.reader import Zoo, read_commit
+from ingest.store.rows import read_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

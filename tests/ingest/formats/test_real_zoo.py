@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 
 from ingest.errors import Refusal
 from ingest.formats import AdapterFiles, parse
+from ingest.pipeline import ingest
 from ingest.reasons import Reason
 from ingest.safetensors_file import read_header, read_tensor
+from ingest.store.reader import open_zoo
 
 ZOO = Path(os.environ.get("EIGENZOO_REAL_ZOO", ""))
 pytestmark = pytest.mark.skipif("EIGENZOO_REAL_ZOO" not in os.environ, reason="EIGENZOO_REAL_ZOO is not set")
@@ -78,6 +81,7 @@ def live(model: Any, adapter_name: str, prefix: str = "") -> Live:
 
 
 def assert_equal(adapter_files: AdapterFiles, want: Live) -> None:
+    """The file as parsed, and the zoo that it is ingested into, hold what the reference loader ends up with."""
     adapter = parse(adapter_files)
     modules = adapter.modules
     assert [module.layer for module in modules] == sorted(want)
@@ -87,6 +91,16 @@ def assert_equal(adapter_files: AdapterFiles, want: Live) -> None:
             assert module.scale == scale
             for ref, tensor in ((module.a, a), (module.b, b)):
                 values = read_tensor(file, ref, adapter.data_start)
+                assert values.dtype == tensor.dtype and values.shape == tensor.shape
+                assert values.tobytes() == tensor.tobytes()
+    with tempfile.TemporaryDirectory() as folder:
+        result = ingest([adapter_files.folder], Path(folder) / "zoo")
+        stored = {m.layer: m for m in open_zoo(Path(folder) / "zoo").adapter(*result.added)}
+        assert stored.keys() == want.keys()
+        for layer, (a, b, scale) in want.items():
+            module = stored[layer]
+            assert module.scale == scale
+            for values, tensor in ((module.A, a), (module.B, b)):
                 assert values.dtype == tensor.dtype and values.shape == tensor.shape
                 assert values.tobytes() == tensor.tobytes()
 
