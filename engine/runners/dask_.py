@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # A task is given up after this many workers died on it. Distributed's own 3 is soon reached by tasks that
 # merely were on a worker when another matrix exhausted it.
 ALLOWED_FAILURES = 10
+WORKERS_SECONDS = 30  # how long a running scheduler's first worker is waited for
 _PER_WORKER = 2  # matrices in flight for each worker: one computed, one waiting
 
 
@@ -72,6 +73,8 @@ class DaskRunner:
                 "check the address, or leave it out to use this machine"
             ) from problem
         self._owned.insert(0, self._client)
+        if not self._local:
+            self._await_workers()
 
     @property
     def is_local(self) -> bool:
@@ -87,6 +90,16 @@ class DaskRunner:
     def n_workers(self) -> int:
         """Workers connected now."""
         return len(self._client.nthreads())
+
+    def _await_workers(self) -> None:
+        address = self._client.scheduler.address
+        try:
+            self._client.wait_for_workers(1, timeout=WORKERS_SECONDS)
+        except TimeoutError as problem:
+            self.close()
+            raise EigenzooError(
+                f"dask: no worker at {address} within {WORKERS_SECONDS} s; start some with `dask worker {address}`"
+            ) from problem
 
     def run(self, reduction: Reduction[Any, R], rows: RowSource) -> R:
         return next(self.run_many([(describe(rows), reduction, rows)]))[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,11 @@ class ZooRows:
     identity: str
     runs: tuple[Run, ...] = field(repr=False)
 
+    @property
+    def location(self) -> str:
+        """Where the rows are, in words for a message."""
+        return f"{self.layer} {self.side} of {self.path}"
+
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start:stop`` in `dtype`, as a new array (stop − start) × width.
 
@@ -81,13 +87,21 @@ class ZooRows:
 
 
 def read_array(path: str, array: ArrayRecord, start: int, stop: int) -> NDArray[Any]:
-    """Rows ``start:stop`` of one array, in its own dtype."""
-    handle = _handle(path, array)
+    """Rows ``start:stop`` of one array, in its own dtype.
+
+    Raises
+    ------
+    EigenzooError
+        If the store is not there, or a chunk of it is missing or damaged.
+    """
     try:
-        values = handle[start:stop]
+        # zarr reads a missing chunk as zeros, which would pass for weights.
+        for chunk in range(start // array.chunk, -(-stop // array.chunk)):
+            os.stat(os.path.join(path, array.path, f"c.{chunk}.0"))
+        values = _handle(path, array)[start:stop]
     except (OSError, ValueError, KeyError) as error:
         raise EigenzooError(
-            f"{path}: cannot read rows {start}:{stop} of {array.path} ({error}); run `eigenzoo verify`"
+            f"{path}: cannot read rows {start}:{stop} of {array.path} ({error}); see what `eigenzoo verify` says"
         ) from error
     return values.view(schema.numpy_dtype(array.dtype))  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from engine.fitting import exact_fit
-from engine.runners import partition
+from engine.runners import dask_, partition
 from engine.runners.serial import SerialRunner
 from ingest.errors import EigenzooError
 from tests.engine.spectra import FileRows
@@ -110,3 +110,12 @@ def test_what_is_sent_with_a_task_is_small(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((5000, 64)))
     rows = FileRows(tmp_path / "x.npy", 100)
     assert len(pickle.dumps((exact_fit(rows, "gavish-donoho", device="cpu"), rows))) < 4000
+
+
+def test_a_scheduler_without_workers_is_not_waited_for_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(dask_, "WORKERS_SECONDS", 0.2)
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        with pytest.raises(EigenzooError, match="no worker at tcp"):
+            dask_.DaskRunner(cluster.scheduler_address)

@@ -182,3 +182,18 @@ def test_the_ledger_keeps_the_last_word_on_a_source() -> None:
     assert ledger([[no], [no]]) == [no]
     changed = AdapterRecord("a~2", "/a", "refused", "changed")
     assert ledger([[yes], [changed]]) == [yes, changed]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_chunk_is_an_error_and_never_zeros(tmp_path: Path, damage: str) -> None:
+    with ZooWriter(str(tmp_path / "z")) as writer:
+        commit_rows(writer, np.ones((6, 16), np.float32), np.ones((6, 8), np.float32), [6])
+    chunk = tmp_path / "z/layers/h.0.q/A/c.1.0"
+    if damage == "missing":
+        chunk.unlink()
+    else:
+        os.truncate(chunk, 100)
+    rows = open_zoo(tmp_path / "z").rows("h.0.q", side="A")
+    assert rows.read(0, 4).min() == 1
+    with pytest.raises(EigenzooError, match="cannot read rows 3:5"):
+        rows.read(3, 5)
