@@ -126,8 +126,11 @@ def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) 
         try:
             block = read_array(zoo.path, array, int(starts[position]), int(ends[end - 1]))
         except EigenzooError as error:
-            yield Problem(array.path, str(error))
-            return
+            lost = [names[int(a)] for a in entries["adapter"][position:end]]
+            shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+            yield Problem(array.path, f"values of {shown} are lost: {error}")
+            position = end
+            continue
         for entry in entries[position:end]:
             low = int(entry[f"{side}_start"] - starts[position])
             values = block[low : low + int(entry["rank"])]

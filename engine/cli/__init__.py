@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -16,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     import typer
 
     from engine.cli.app import app
+    from engine.cli.output import printable
     from ingest.errors import EigenzooError
 
     usage_error = typer.BadParameter.__bases__[0]  # of whichever click this typer carries
@@ -43,11 +45,14 @@ def main(argv: list[str] | None = None) -> int:
         elif isinstance(error, EigenzooError):
             text = str(error)
         elif isinstance(error, BrokenPipeError):
-            sys.stderr.close()
+            # The reader of a pipe has seen enough; nothing is left to flush into it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        elif isinstance(error, OSError):
+            text = f"{error.filename or 'input or output'}: {error.strerror or error}; mend that and run again"
         else:
             text = f"{type(error).__name__}: {error}; --debug shows where"
-        print(f"eigenzoo: {' '.join(text.split())}", file=sys.stderr)
+        print(f"eigenzoo: {printable(' '.join(text.split()))}", file=sys.stderr)
         return 2 if usage else 1
     except KeyboardInterrupt:
         print("eigenzoo: interrupted; the same command goes on from here", file=sys.stderr)

@@ -11,7 +11,7 @@ import typer
 
 from engine.cli.output import Meter, emit_json, say, size, table
 from engine.cli.runs import matrix_json, show_k
-from engine.cli.zoo import Json
+from engine.cli.zoo import Json, print_refused
 
 
 def demo(
@@ -84,9 +84,6 @@ def demo(
             ],
             right=range(2, 7),
         )
-        print("\nrefused:")
-        width = max(len(r.name) for r in result.refused)
-        for r in result.refused:
-            print(f"  {r.name.ljust(width)}  {r.reason}: {r.detail}")
-        print(f"\nplanted K found in {'every' if found else 'NOT every'} matrix; report: {page}")
+        print_refused(result.refused)
+        print(f"planted K found in {'every' if found else 'NOT every'} matrix; report: {page}")
     return 0 if found and right else 1

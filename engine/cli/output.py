@@ -24,9 +24,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def printable(text: object) -> str:
+    """Text from outside, with what a terminal would obey or not show (controls, bidi overrides) spelt out."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(text))
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
     """A plain table on standard output; columns in `right` are aligned there."""
-    cells = [[str(c) for c in row] for row in (header, *rows)]
+    cells = [[printable(c) for c in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     for n, row in enumerate(cells):
         line = "  ".join(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.output import Meter, emit_json, parse_size, say, size, table
+from engine.cli.output import Meter, emit_json, parse_size, printable, say, size, table
 
 if TYPE_CHECKING:
     from ingest.pipeline import IngestResult
@@ -106,7 +106,7 @@ def info(zoo: ZooPath, json: Json = False) -> None:
     print(f"layers      {len(opened.layers)}\n")
     rows = [(m.layer, m.side, f"{m.rows} × {m.width}", m.dtype) for m in opened.matrices]
     table(("layer", "side", "rows × width", "dtype"), rows, right=(2,))
-    _print_refused([r for r in opened.adapters if r.status == "refused"])
+    print_refused([r for r in opened.adapters if r.status == "refused"])
 
 
 def verify(zoo: ZooPath, json: Json = False) -> int:
@@ -122,7 +122,7 @@ def verify(zoo: ZooPath, json: Json = False) -> int:
         emit_json({"ok": not problems, "problems": problems, "arrays": result.arrays, "adapters": result.adapters})
     else:
         for problem in result.problems:
-            print(f"{problem.where}: {problem.what}")
+            print(printable(f"{problem.where}: {problem.what}"))
         found = f"{len(result.problems)} problems" if result.problems else "whole"
         print(f"{result.adapters} adapters, {result.arrays} arrays, {size(result.nbytes)}: {found}")
     return 1 if result.problems else 0
@@ -157,7 +157,7 @@ def _print_plan(made: Plan, json: bool) -> None:
     print(f"to store    {size(made.nbytes)}\n")
     rows = [(m.layer, m.side, f"{m.rows} × {m.width}", m.dtype, size(m.nbytes)) for m in made.matrices]
     table(("layer", "side", "rows × width", "dtype", "bytes"), rows, right=(2, 4))
-    _print_refused(made.refused)
+    print_refused(made.refused)
 
 
 def _print_result(result: IngestResult, json: bool) -> None:
@@ -175,7 +175,7 @@ def _print_result(result: IngestResult, json: bool) -> None:
             }
         )
         return
-    _print_refused(result.refused)
+    print_refused(result.refused)
     known = f", {result.known} in the zoo already" if result.known else ""
     rate = size(result.nbytes / max(result.seconds, 1e-9))
     print(
@@ -189,10 +189,11 @@ def _refusals(records: Sequence[AdapterRecord]) -> list[dict[str, str]]:
     return [{"name": r.name, "source": r.source, "reason": r.reason, "detail": r.detail} for r in records]
 
 
-def _print_refused(records: Sequence[AdapterRecord]) -> None:
+def print_refused(records: Sequence[AdapterRecord]) -> None:
     if records:
         print("\nrefused:")
-        width = max(len(r.name) for r in records)
-        for r in records:
-            print(f"  {r.name.ljust(width)}  {r.reason}: {r.detail}")
+        names = [printable(r.name) for r in records]
+        width = max(map(len, names))
+        for name, r in zip(names, records, strict=True):
+            print(f"  {name.ljust(width)}  {r.reason}: {printable(r.detail)}")
         print()

@@ -116,6 +116,8 @@ def test_a_scheduler_without_workers_is_not_waited_for_in_silence(monkeypatch: p
     from distributed import LocalCluster
 
     monkeypatch.setattr(dask_, "WORKERS_SECONDS", 0.2)
-    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
-        with pytest.raises(EigenzooError, match="no worker at tcp"):
-            dask_.DaskRunner(cluster.scheduler_address)
+    with (
+        LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        pytest.raises(EigenzooError, match="no worker at tcp"),
+    ):
+        dask_.DaskRunner(cluster.scheduler_address)
