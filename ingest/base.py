@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,17 +105,25 @@ def choose(
         With the layers of the group, each in the shape that most of the group gives it.
     """
     if known is not None and (name is None or known.name is None or known.answers_to(name)):
-        chosen = Base(known.name or name, known.aliases | aliases, known.layers)
-        group = [m for stated, m in adapters if _may_join(chosen, stated, m)]
-        return Base(chosen.name, chosen.aliases, _vote(group, known.layers) | known.layers)
+        start = Base(known.name or name, known.aliases | aliases, known.layers)
+        return _close(start, adapters)
     groups = _groups(adapters, aliases, name)
-    if name is not None:
-        chosen_group = groups.get(name.lower()) or next(iter(sorted(groups.values(), key=lambda g: -len(g))), [])
-        return Base(name, aliases, _vote([adapters[i][1] for i in chosen_group]))
     best = max(groups.values(), key=len, default=[])
-    stated_names = Counter(n for i in best if (n := name_of(adapters[i][0])) is not None)
-    winner = stated_names.most_common(1)[0][0] if stated_names else None
-    return Base(winner, aliases, _vote([adapters[i][1] for i in best]))
+    if name is not None:
+        best = groups.get(name.lower()) or best
+    stated = Counter(n for i in best if (n := name_of(adapters[i][0])) is not None)
+    winner = name or (stated.most_common(1)[0][0] if stated else None)
+    return _close(Base(winner, aliases, _vote(_core([adapters[i][1] for i in best]))), adapters)
+
+
+def _close(base: Base, adapters: Sequence[tuple[str | None, Modules]]) -> Base:
+    """The base with all layers of the adapters that belong to it: those may bring layers that let others in."""
+    while True:
+        admitted = [modules for stated, modules in adapters if base.objection(stated, modules) is None]
+        layers = _vote(admitted)
+        if layers.keys() <= base.layers.keys():
+            return base
+        base = Base(base.name, base.aliases, layers | base.layers)
 
 
 def _groups(
@@ -146,27 +154,18 @@ def _groups(
     return dict(sorted(groups.items(), key=lambda item: min(item[1])))
 
 
-def _may_join(base: Base, stated: str | None, modules: Modules) -> bool:
-    named = name_of(stated)
-    return base.answers_to(named) if named is not None else any(m.layer in base.layers for m in modules)
-
-
-def _vote(group: Sequence[Modules], known: Iterable[str] = ()) -> dict[str, LayerRecord]:
-    """Each layer in the shape that most adapters of the group's core give it."""
+def _vote(group: Sequence[Modules]) -> dict[str, LayerRecord]:
+    """Each layer in the shape that most adapters of the group give it."""
     votes: dict[str, Counter[LayerRecord]] = {}
-    for modules, count in _core(group, [_stem(layer) for layer in known]):
+    counts = Counter(map(id, group))
+    for modules in {id(m): m for m in group}.values():
         for module in modules:
-            votes.setdefault(module.layer, Counter())[shape_of(module)] += count
+            votes.setdefault(module.layer, Counter())[shape_of(module)] += counts[id(modules)]
     return {layer: counter.most_common(1)[0][0] for layer, counter in sorted(votes.items())}
 
 
-def _core(group: Sequence[Modules], known: Sequence[str]) -> list[tuple[Modules, int]]:
-    """The adapters whose stacks hang together, as distinct modules with their counts.
-
-    With the known stacks, where there are any; else the largest such set.
-    """
-    counts = Counter(map(id, group))
-    distinct = list({id(modules): modules for modules in group}.values())
+def _core(group: Sequence[Modules]) -> list[Modules]:
+    """The largest set of adapters whose stacks hang together."""
     parent: dict[str, str] = {}
 
     def root(stem: str) -> str:
@@ -174,16 +173,12 @@ def _core(group: Sequence[Modules], known: Sequence[str]) -> list[tuple[Modules,
             stem = parent[stem]
         return stem
 
-    for modules in distinct:
+    for modules in {id(m): m for m in group}.values():
         for module in modules:
             parent[root(_stem(module.layer))] = root(_stem(modules[0].layer))
-    for stem in known:
-        parent[root(stem)] = root(known[0])
-    sizes: Counter[str] = Counter()
-    for modules in distinct:
-        sizes[root(_stem(modules[0].layer))] += counts[id(modules)]
-    best = root(known[0]) if known else max(sizes, key=lambda r: sizes[r], default="")
-    return [(m, counts[id(m)]) for m in distinct if root(_stem(m[0].layer)) == best]
+    sizes = Counter(root(_stem(modules[0].layer)) for modules in group)
+    best = max(sizes, key=lambda r: sizes[r], default="")
+    return [modules for modules in group if root(_stem(modules[0].layer)) == best]
 
 
 def _stem(layer: str) -> str:

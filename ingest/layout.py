@@ -1,4 +1,4 @@
-"""Where a batch's rows go: the commit that it makes, its entries, and the pieces to be stored."""
+"""Where rows go: the arrays that a plan needs, and a batch's place in them."""
 
 from __future__ import annotations
 
@@ -16,65 +16,70 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def prepare(before: Commit, made: Plan) -> Commit:
+    """The commit with everything that a plan decides and no row yet: base, layers, arrays and their chunks.
+
+    It is committed before the first row, so that an ingest that is killed and started again, which then plans for the
+    remaining sources only, lays out the same zoo.
+    """
+    if not made.adapters:
+        return dataclasses.replace(before, renames=made.renames)
+    known = {r.layer for r in before.layers}
+    arrays = list(before.arrays)
+    held = {(a.layer, a.side, a.dtype) for a in arrays}
+    sides = {(a.layer, a.side) for a in arrays}
+    # The commonest dtype of a matrix comes first and takes the plain name; a further one says its own.
+    for m in sorted(made.matrices, key=lambda m: (m.layer, m.side, -m.rows)):
+        if (m.layer, m.side, m.dtype) not in held:
+            name = m.side if (m.layer, m.side) not in sides else f"{m.side}-{m.dtype}"
+            sides.add((m.layer, m.side))
+            path = f"{schema.layer_path(m.layer)}/{name}"
+            arrays.append(ArrayRecord(path, m.layer, m.side, m.dtype, 0, m.width, m.chunk))
+    return dataclasses.replace(
+        before,
+        base_model=before.base_model or made.base.name,
+        aliases=tuple(sorted({*before.aliases, *made.base.aliases})),
+        renames=made.renames,
+        layers=(*before.layers, *(record for layer, record in made.base.layers.items() if layer not in known)),
+        arrays=tuple(arrays),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a batch's rows go: the commit that it makes, its entries, and the chunks to be filled."""
+    """A batch's place: the commit that it makes, its entries (see `catalog.entry_dtype`), and what is to be stored."""
 
-    def __init__(self, before: Commit, made: Plan, accepted: Sequence[tuple[PlannedAdapter, Screened]]) -> None:
-        import numpy as np
-
-        layers = {r.layer: i for i, r in enumerate(before.layers)}
-        records = list(before.layers)
-        arrays = list(before.arrays)
-        index = {(a.layer, a.side, a.dtype): i for i, a in enumerate(arrays)}
-        planned_rows = {(m.layer, m.side, m.dtype): m.rows for m in made.matrices}
-        ahead = [a.rows for a in arrays]
-        first = sum(s.ok for s in before.segments)
-        entries = np.zeros(sum(len(p.adapter.modules) for p, _ in accepted), catalog.entry_dtype())
-        work: list[tuple[PlannedAdapter, list[Piece]]] = []
-        n = 0
-        for order, (planned, screened) in enumerate(accepted):
-            pieces: list[Piece] = []
-            for i, module in enumerate(planned.adapter.modules):
-                if module.layer not in layers:
-                    layers[module.layer] = len(records)
-                    records.append(made.base.layers[module.layer])
-                entry = entries[n]
-                n += 1
-                entry["adapter"], entry["layer"] = first + order, layers[module.layer]
-                entry["rank"], entry["scale"] = module.rank, module.scale
-                for side, (name, ref, width) in enumerate(
-                    (("A", module.a, module.a_width), ("B", module.b, module.out))
-                ):
-                    key = (module.layer, name, ref.dtype)
-                    if key not in index:
-                        index[key] = len(arrays)
-                        arrays.append(_new_array(*key, width, planned_rows[key], arrays))
-                        ahead.append(0)
-                    at = index[key]
-                    pieces.append(Piece(at, ahead[at], module.rank, ref, side == 1, screened.raw[i][side]))
-                    low = name.lower()
-                    entry[f"{low}_array"], entry[f"{low}_start"] = at, ahead[at]
-                    entry[f"{low}_digest"] = screened.canonical[i, side]
-                    ahead[at] += module.rank
-            work.append((planned, pieces))
-        self.entries: NDArray[Any] = entries
-        self.commit = Commit(
-            before.version,
-            before.base_model or made.base.name,
-            tuple(sorted({*before.aliases, *made.base.aliases})),
-            made.renames,
-            tuple(records),
-            tuple(dataclasses.replace(a, rows=r) for a, r in zip(arrays, ahead, strict=True)),
-            before.segments,
-        )
-        committed = [a.rows for a in before.arrays]
-        self.work = Work(work, self.commit.arrays, committed + [0] * (len(arrays) - len(committed)))
+    commit: Commit
+    entries: NDArray[Any]
+    work: Work
 
 
-def _new_array(
-    layer: str, side: str, dtype: str, width: int, planned_rows: int, arrays: Sequence[ArrayRecord]
-) -> ArrayRecord:
-    """The first dtype of a matrix takes the plain name; a further one says its own."""
-    plain = not any(a.layer == layer and a.side == side for a in arrays)
-    path = f"{schema.layer_path(layer)}/{side if plain else f'{side}-{dtype}'}"
-    return ArrayRecord(path, layer, side, dtype, 0, width, schema.chunk_rows(width, dtype, planned_rows))
+def lay_out(before: Commit, accepted: Sequence[tuple[PlannedAdapter, Screened]]) -> Layout:
+    """Give every row of a batch its place, in the order of the adapters, behind the rows committed before."""
+    import numpy as np
+
+    layers = {r.layer: i for i, r in enumerate(before.layers)}
+    index = {(a.layer, a.side, a.dtype): i for i, a in enumerate(before.arrays)}
+    ahead = [a.rows for a in before.arrays]
+    first = sum(s.ok for s in before.segments)
+    entries = np.zeros(sum(len(p.adapter.modules) for p, _ in accepted), catalog.entry_dtype())
+    work: list[tuple[PlannedAdapter, list[Piece]]] = []
+    n = 0
+    for order, (planned, screened) in enumerate(accepted):
+        pieces: list[Piece] = []
+        for i, module in enumerate(planned.adapter.modules):
+            entry = entries[n]
+            n += 1
+            entry["adapter"], entry["layer"] = first + order, layers[module.layer]
+            entry["rank"], entry["scale"] = module.rank, module.scale
+            for side, (name, ref) in enumerate((("A", module.a), ("B", module.b))):
+                at = index[module.layer, name, ref.dtype]
+                pieces.append(Piece(at, ahead[at], module.rank, ref, side == 1, screened.raw[i][side]))
+                low = name.lower()
+                entry[f"{low}_array"], entry[f"{low}_start"] = at, ahead[at]
+                entry[f"{low}_digest"] = screened.canonical[i, side]
+                ahead[at] += module.rank
+        work.append((planned, pieces))
+    arrays = tuple(dataclasses.replace(a, rows=r) for a, r in zip(before.arrays, ahead, strict=True))
+    commit = dataclasses.replace(before, arrays=arrays)
+    return Layout(commit, entries, Work(work, arrays, [a.rows for a in before.arrays]))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ingest.errors import EigenzooError
 from ingest.plan import Plan
 from ingest.spans import SPAN_BYTES
-from ingest.store.writer import WRITERS
 
 # Below this size of a tensor the interpreter's lock costs more than a second thread gains (measured: at 32 KiB two
 # threads took 1.6 times as long as one).
@@ -28,22 +27,21 @@ def deal_out(made: Plan, memory: int) -> Room:
     """Deal out the memory.
 
     Each thread holds what it reads, as much again to look at it, and a group of open chunks.  Arrays of one width fill
-    up together, so as many chunks again may be waiting to be written; those being written are copied once.
+    up together, so as many chunks again may be waiting to be written.
     """
     chunks = [m.chunk_bytes for m in made.matrices] or [0]
     layouts = {id(p.adapter.modules): p.adapter.modules for p in made.adapters}.values()
     tensors = [ref.nbytes for modules in layouts for m in modules for ref in (m.a, m.b)] or [0]
     read = 2 * max(SPAN_BYTES, *tensors)
-    copies = WRITERS * max(chunks)
-    least = read + copies + 3 * max(chunks)
+    least = read + 3 * max(chunks)
     if memory < least:
         raise EigenzooError(
             f"ingest needs {-(-least // (1 << 20))} MiB for these adapters, allowed {memory >> 20} MiB; raise --memory"
         )
     threads = 1
     if sum(tensors) / len(tensors) >= THREADED_BYTES:
-        threads = max(1, min((memory - copies) // (read + 3 * max(chunks)), os.cpu_count() or 1))
-    room = (memory - copies) // threads - read
+        threads = max(1, min(memory // (read + 3 * max(chunks)), os.cpu_count() or 1))
+    room = memory // threads - read
     # With several threads, half as large a group as could be, so that none idles while another ends.
     group = max(max(chunks), min(room // 2, -(-sum(chunks) // (2 * threads if threads > 1 else 1))))
     return Room(threads, group, max(1, int(threads * (room - group) // max(max(chunks), 1))))

@@ -11,26 +11,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
+from ingest import formats
 from ingest.errors import Refusal
 from ingest.fill import SourceChanged, fill
-from ingest.layout import Layout
+from ingest.formats.lora_config import read_config
+from ingest.layout import lay_out, prepare
 from ingest.memory import deal_out
 from ingest.plan import Plan, PlannedAdapter, plan
 from ingest.reasons import Reason
-from ingest.safetensors_file import pack, read_bytes
+from ingest.safetensors_file import pack_header, read_header
 from ingest.screen import Screened, screen
+from ingest.spans import read_parts
 from ingest.store.catalog import AdapterRecord
 from ingest.store.writer import ZooWriter
 
-if TYPE_CHECKING:
-    pass
-
+T = TypeVar("T")
+R = TypeVar("R")
 DEFAULT_MEMORY = 1 << 30
 BATCH_BYTES = 512 << 20
 BATCH_MODULES = 32_768
@@ -134,36 +137,33 @@ def run(
     ledger = {(r.source, r.fingerprint, r.reason) for r in writer.zoo().adapters if r.status == "refused"}
     pending = [r for r in made.refused if (r.source, r.fingerprint, r.reason) not in ledger]
     contents = {bytes.fromhex(r.content): r.name for r in writer.zoo().accepted}
+    none = lay_out(writer.commit, []).entries
+    prepared = prepare(writer.commit, made)
+    if prepared != writer.commit or pending or not writer.commit.version:
+        writer.save(prepared, pending, none, {})
     with ThreadPoolExecutor(room.threads) as pool:
-        each = pool.map if room.threads > 1 else map  # a pool of one would only hand things over
+        each = _Each(pool if room.threads > 1 else None)
         for batch in _batches(made):
-            outcomes = list(each(_screened, batch))
+            outcomes = each(_screened, batch)
             tell(sum(factor_bytes(p) for p in batch))
-            accepted, rejected = _judge(batch, outcomes, contents)
             while True:
+                judged = _judge(batch, outcomes, contents)
+                layout = lay_out(writer.commit, judged.accepted)
                 try:
-                    layout = Layout(writer.commit, made, accepted)
                     groups = list(layout.work.groups(room.group))
-                    stored_bytes += sum(each(partial(fill, writer, layout.work, tell=tell), groups))
+                    nbytes = sum(each(partial(fill, writer, layout.work, tell=tell), groups))
+                    texts = _keep_the_rest(writer, judged.accepted)
                     break
                 except SourceChanged as change:
-                    writer.drain()
-                    gone = next(a for a in accepted if a[0] is change.planned)
-                    accepted.remove(gone)
-                    contents.pop(bytes.fromhex(gone[1].content))
-                    rejected.append(_record(gone[0], None, Refusal(Reason.CHANGED, str(change))))
-            records = [_record(p, s, None) for p, s in accepted]
-            for (planned, _), record in zip(accepted, records, strict=True):
-                if record.extras:
-                    writer.write_extras(record.name, _extras(planned))
-            texts = {p.name: _text(p) for p, _ in accepted}
-            writer.save(layout.commit, [*pending, *records, *rejected], layout.entries, texts)
+                    # Whoever is gone may have been somebody's twin, and left rows behind: judge and fill again.
+                    writer.forget()
+                    outcomes[batch.index(change.planned)] = Refusal(Reason.CHANGED, str(change))
+            records = [_record(p, s, None) for p, s in judged.accepted]
+            writer.save(layout.commit, [*records, *judged.rejected], layout.entries, texts)
+            contents = judged.contents
             added += [r.name for r in records]
-            refused += rejected
-            pending = []
-        if pending or writer.commit.version == 0:
-            layout = Layout(writer.commit, made, [])
-            writer.save(layout.commit, pending, layout.entries, {})
+            refused += judged.rejected
+            stored_bytes += nbytes
     return IngestResult(
         writer.path,
         writer.commit.version,
@@ -174,6 +174,23 @@ def run(
         stored_bytes,
         time.perf_counter() - begin,
     )
+
+
+class _Each:
+    """A function over all items, in a pool or (a pool of one would only hand things over) here.
+
+    Every call is over when this returns or raises, so that nobody still writes what a second attempt will write.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor | None) -> None:
+        self._pool = pool
+
+    def __call__(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        if self._pool is None:
+            return [function(item) for item in items]
+        futures = [self._pool.submit(function, item) for item in items]
+        wait(futures)
+        return [future.result() for future in futures]
 
 
 def _batches(made: Plan) -> Iterator[list[PlannedAdapter]]:
@@ -205,21 +222,30 @@ def _screened(planned: PlannedAdapter) -> Screened | Refusal:
         return refusal
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A batch's accepted adapters, in order, the records of the others, and all contents of the zoo with them."""
+
+    accepted: list[tuple[PlannedAdapter, Screened]]
+    rejected: list[AdapterRecord]
+    contents: dict[bytes, str]
+
+
 def _judge(
     batch: Sequence[PlannedAdapter], outcomes: Sequence[Screened | Refusal], contents: dict[bytes, str]
-) -> tuple[list[tuple[PlannedAdapter, Screened]], list[AdapterRecord]]:
-    """Who is accepted, in order; of twins the first."""
-    accepted: list[tuple[PlannedAdapter, Screened]] = []
-    rejected: list[AdapterRecord] = []
+) -> _Judged:
+    """Who is accepted: of twins the first."""
+    judged = _Judged([], [], dict(contents))
     for planned, outcome in zip(batch, outcomes, strict=True):
-        if isinstance(outcome, Screened) and (twin := contents.get(bytes.fromhex(outcome.content))) is not None:
-            outcome = Refusal(Reason.DUPLICATE, f"the same factors and scales as {twin}, already in the zoo")
         if isinstance(outcome, Refusal):
-            rejected.append(_record(planned, None, outcome))
+            judged.rejected.append(_record(planned, None, outcome))
+        elif (twin := judged.contents.get(bytes.fromhex(outcome.content))) is not None:
+            refusal = Refusal(Reason.DUPLICATE, f"the same factors and scales as {twin}, already in the zoo")
+            judged.rejected.append(_record(planned, outcome, refusal))
         else:
-            contents[bytes.fromhex(outcome.content)] = planned.name
-            accepted.append((planned, outcome))
-    return accepted, rejected
+            judged.contents[bytes.fromhex(outcome.content)] = planned.name
+            judged.accepted.append((planned, outcome))
+    return judged
 
 
 def _record(planned: PlannedAdapter, screened: Screened | None, refusal: Refusal | None) -> AdapterRecord:
@@ -237,16 +263,44 @@ def _record(planned: PlannedAdapter, screened: Screened | None, refusal: Refusal
         fingerprint=adapter.fingerprint,
         rank=max(m.rank for m in adapter.modules),
         rows=0 if refusal is not None else sum(m.rank for m in adapter.modules),
-        extras=refusal is None and bool(adapter.extras),
+        extras="" if refusal is not None or screened is None else screened.extras,
     )
 
 
-def _extras(planned: PlannedAdapter) -> bytes:
-    """What belongs to an adapter and is no factor, as a safetensors file."""
-    adapter = planned.adapter
-    with open(adapter.files.weights, "rb", buffering=0) as file:
-        return pack((ref, read_bytes(file, ref, adapter.data_start)) for ref in adapter.extras)
+def _keep_the_rest(writer: ZooWriter, accepted: Sequence[tuple[PlannedAdapter, Screened]]) -> dict[str, dict[str, Any]]:
+    """Store the adapters' other tensors; return their texts.  Raises SourceChanged where they are not as screened."""
+    texts: dict[str, dict[str, Any]] = {}
+    for planned, screened in accepted:
+        adapter = planned.adapter
+        try:
+            if screened.extras:
+                parts = _Digested(read_parts(adapter.files.weights, adapter.extras, adapter.data_start))
+                writer.write_extras(planned.name, chain([pack_header(adapter.extras)], parts))
+                if parts.hexdigest() != screened.extras:
+                    raise SourceChanged(planned, "its file changed while it was read; run again when it is whole")
+            text = read_config(adapter.files.config).text if adapter.files.config else None
+            metadata = read_header(adapter.files.weights).metadata
+            fingerprint = formats.fingerprint(adapter.files)
+        except (OSError, Refusal) as error:
+            raise SourceChanged(planned, f"its file changed while it was read ({error}); run again") from error
+        if fingerprint != adapter.fingerprint:
+            raise SourceChanged(planned, "its files changed while they were read; run again when they are whole")
+        texts[planned.name] = {"config": text, "metadata": metadata}
+    return texts
 
 
-def _text(planned: PlannedAdapter) -> dict[str, Any]:
-    return {"config": planned.adapter.config_text, "metadata": planned.adapter.metadata}
+class _Digested:
+    """Parts as they pass, and `extras_digest` of them afterwards."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        import xxhash
+
+        self._parts, self._digest = parts, xxhash.xxh3_128()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            self._digest.update(part)
+            yield part
+
+    def hexdigest(self) -> str:
+        return str(self._digest.hexdigest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ingest.formats.adapter import LoraAdapter
 
 # Refusals that took a look at the values; they stand for as long as the files are the same.
-_BY_VALUES = frozenset({Reason.NON_FINITE, Reason.UNTRAINED, Reason.DUPLICATE})
+_BY_VALUES = frozenset({Reason.NON_FINITE, Reason.UNTRAINED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,14 @@ class PlannedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class PlannedMatrix:
-    """What the plan adds to one matrix in one dtype."""
+    """What the plan adds to one matrix in one dtype; ``chunk`` is the array's rows per chunk, present or to be."""
 
     layer: str
     side: str
     dtype: str
     rows: int
     width: int
+    chunk: int
 
     @property
     def nbytes(self) -> int:
@@ -51,8 +53,8 @@ class PlannedMatrix:
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of a chunk, were the array made for these rows."""
-        return schema.chunk_rows(self.width, self.dtype, self.rows) * self.width * schema.itemsize(self.dtype)
+        """Bytes of a chunk."""
+        return self.chunk * self.width * schema.itemsize(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,8 @@ def plan(
     done = {r.source: r for r in ledger if r.status == "ok"}
     standing = {r.source: r for r in ledger if r.status == "refused"}
     names = _Names({r.name for r in ledger})
-    parsed = _parse_all(candidates, done, standing, tuple(Rename.parse(r) for r in rules), progress)
+    contents = {r.content for r in done.values()}
+    parsed = _parse_all(candidates, done, standing, contents, tuple(Rename.parse(r) for r in rules), progress)
 
     chosen = bases.choose(
         [(a.base_model, a.modules) for a in parsed if not isinstance(a, Refusal | None)],
@@ -171,7 +174,11 @@ def plan(
             for m in outcome.modules:
                 rows[m.layer, "A", m.a.dtype, m.a_width] += m.rank
                 rows[m.layer, "B", m.b.dtype, m.out] += m.rank
-    matrices = tuple(PlannedMatrix(la, s, d, n, w) for (la, s, d, w), n in sorted(rows.items()))
+    chunks = {(a.layer, a.side, a.dtype): a.chunk for a in commit.arrays}
+    matrices = tuple(
+        PlannedMatrix(la, s, d, n, w, chunks.get((la, s, d)) or schema.chunk_rows(w, d, n))
+        for (la, s, d, w), n in sorted(rows.items())
+    )
     return Plan(path, commit, chosen, rules, tuple(adapters), tuple(refused), unchanged, matrices)
 
 
@@ -187,6 +194,7 @@ def _parse_all(
     candidates: Sequence[Source],
     done: dict[str, AdapterRecord],
     standing: dict[str, AdapterRecord],
+    contents: set[str],
     renames: tuple[Rename, ...],
     progress: Callable[[int, int], None] | None,
 ) -> list[LoraAdapter | Refusal | None]:
@@ -194,7 +202,7 @@ def _parse_all(
 
     def look(candidate: Source) -> LoraAdapter | Refusal | None:
         try:
-            fingerprint = formats.fingerprint(candidate.files)
+            fingerprint = _fingerprint(candidate)
             if (record := done.get(candidate.location)) is not None:
                 if record.fingerprint == fingerprint:
                     return None
@@ -203,9 +211,10 @@ def _parse_all(
                     f"its files changed since {record.name} was ingested from there; ingest it from another folder",
                 )
             record = standing.get(candidate.location)
-            if record is not None and record.fingerprint == fingerprint and record.reason in _BY_VALUES:
+            if record is not None and record.fingerprint == fingerprint and _stands(record, contents):
                 return Refusal(Reason(record.reason), record.detail)
-            return formats.parse(candidate.files, renames)
+            # What a commit needs of the texts is read again then, so that a plan's size does not depend on them.
+            return dataclasses.replace(formats.parse(candidate.files, renames), config_text=None, metadata={})
         except Refusal as refusal:
             return refusal
 
@@ -218,11 +227,20 @@ def _parse_all(
     return out
 
 
-def _refused(name: str, candidate: Source, refusal: Refusal, adapter: LoraAdapter | None) -> AdapterRecord:
+def _stands(record: AdapterRecord, contents: set[str]) -> bool:
+    """Whether a refusal that took a look at the values holds for the same files: a twin only beside its original."""
+    return record.reason in _BY_VALUES or (record.reason == Reason.DUPLICATE and record.content in contents)
+
+
+def _fingerprint(candidate: Source) -> str:
+    """The candidate's fingerprint; empty where a file is missing, which parsing will say better."""
     try:
-        fingerprint = adapter.fingerprint if adapter is not None else formats.fingerprint(candidate.files)
+        return formats.fingerprint(candidate.files)
     except Refusal:
-        fingerprint = ""
+        return ""
+
+
+def _refused(name: str, candidate: Source, refusal: Refusal, adapter: LoraAdapter | None) -> AdapterRecord:
     return AdapterRecord(
         name=name,
         source=candidate.location,
@@ -231,7 +249,7 @@ def _refused(name: str, candidate: Source, refusal: Refusal, adapter: LoraAdapte
         detail=refusal.detail,
         format=adapter.format if adapter is not None else "",
         base_model=adapter.base_model if adapter is not None else None,
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(candidate),
     )
 
 

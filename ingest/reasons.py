@@ -57,5 +57,5 @@ _EXPLANATIONS: dict[Reason, str] = {
     Reason.NO_COMMON_LAYER: "The adapter and the zoo have no layer in common.",
     Reason.SHAPE_DISAGREES: "A layer's width differs from the zoo's layer of the same name.",
     Reason.DUPLICATE: "The same factors are in the zoo already.",
-    Reason.CHANGED: "The files changed between planning and reading.",
+    Reason.CHANGED: "The files are not those that were planned with, or ingested earlier.",
 }

@@ -29,7 +29,7 @@ __all__ = [
     "SafetensorsHeader",
     "TensorRef",
     "numpy_dtype",
-    "pack",
+    "pack_header",
     "read_all",
     "read_bytes",
     "read_header",
@@ -183,22 +183,20 @@ def read_all(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         raise Refusal(Reason.UNREADABLE, f"{where} cannot be read ({error.strerror or error})") from error
 
 
-def pack(tensors: Iterable[tuple[TensorRef, bytes]]) -> bytes:
-    """A safetensors file of these tensors; keys, types and shapes as in the references, offsets anew."""
+def pack_header(tensors: Iterable[TensorRef]) -> bytes:
+    """The beginning of a safetensors file of these tensors, whose bytes are to follow in the same order.
+
+    Keys, types and shapes are as in the references, offsets anew.
+    """
     header: dict[str, object] = {}
-    chunks: list[bytes] = []
     at = 0
-    for ref, data in tensors:
-        header[ref.key] = {
-            "dtype": _CODES[ref.dtype],
-            "shape": list(ref.shape),
-            "data_offsets": [at, at + len(data)],
-        }
-        chunks.append(data)
-        at += len(data)
+    for ref in tensors:
+        end = at + ref.nbytes
+        header[ref.key] = {"dtype": _CODES[ref.dtype], "shape": list(ref.shape), "data_offsets": [at, end]}
+        at = end
     raw = json.dumps(header, ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)  # as the library does, so that the tensors begin aligned
-    return b"".join((len(raw).to_bytes(_PREFIX_BYTES, "little"), raw, *chunks))
+    return len(raw).to_bytes(_PREFIX_BYTES, "little") + raw
 
 
 def _descriptor(file: int | IO[bytes]) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import Refusal
 from ingest.reasons import Reason
-from ingest.spans import read_spans, whole
+from ingest.spans import read_parts, read_spans, whole
 from ingest.store.schema import FACTOR_DTYPES
 
 if TYPE_CHECKING:
@@ -40,11 +41,14 @@ class Screened:
         `canonical_digest` of the same.
     content : str
         `content_digest` of the whole.
+    extras : str
+        `extras_digest`.
     """
 
     raw: tuple[tuple[bytes, bytes], ...]
     canonical: NDArray[Any]
     content: str
+    extras: str
 
 
 def screen(adapter: LoraAdapter) -> Screened:
@@ -88,11 +92,13 @@ def screen(adapter: LoraAdapter) -> Screened:
                 trained = trained or (moves and bool(values.any()))
                 raw[i][side] = raw_digest(values)
                 canonical[i, side] = np.frombuffer(canonical_digest(values, raw[i][side]), np.uint8)
+        extras = extras_digest(read_parts(adapter.files.weights, adapter.extras, adapter.data_start))
     except OSError as error:
         raise Refusal(Reason.UNREADABLE, f"{os.path.basename(adapter.files.weights)}: {error.strerror}") from error
     if not trained:
         raise Refusal(Reason.UNTRAINED, "B is zero in every module: the adapter was never trained")
-    return Screened(tuple((a, b) for a, b in raw), canonical, content_digest(adapter, canonical))
+    content = content_digest(adapter, canonical)
+    return Screened(tuple((a, b) for a, b in raw), canonical, content, extras)
 
 
 def is_finite(values: NDArray[Any]) -> bool:
@@ -149,12 +155,31 @@ def _narrowed(flat: NDArray[Any], dtype: Any) -> NDArray[Any] | None:
     """The values in a narrower dtype where that loses nothing; None elsewhere."""
     import numpy as np
 
+    narrow: NDArray[Any] = np.empty(0, dtype)
+    step = 64  # the first few nearly always settle it
+    start = 0
     with np.errstate(over="ignore", under="ignore"):
-        for part in (flat[:64], flat):  # the first few nearly always settle it
-            narrow = part.astype(dtype)
-            if not np.array_equal(narrow.astype(np.float64), part.astype(np.float64)):
+        while start < flat.size:
+            part = flat[start : start + step]
+            cast = part.astype(dtype)
+            if not np.array_equal(cast.astype(np.float64), part.astype(np.float64)):
                 return None
+            if start == 0:
+                narrow = np.empty(flat.shape, dtype)
+            narrow[start : start + step] = cast
+            start, step = start + step, _BLOCK_BYTES
     return narrow
+
+
+def extras_digest(parts: Iterable[bytes]) -> str:
+    """Hex xxh3 (128 bits) of the tensors that are no factors, by key; empty where there is none."""
+    import xxhash
+
+    digest, some = xxhash.xxh3_128(), False
+    for part in parts:
+        digest.update(part)
+        some = True
+    return str(digest.hexdigest()) if some else ""
 
 
 def content_digest(adapter: LoraAdapter, canonical: NDArray[Any]) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ingest.safetensors_file import TensorRef, numpy_dtype, read_into
+from ingest.safetensors_file import TensorRef, numpy_dtype, read_bytes, read_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +56,18 @@ def read_spans(adapter: LoraAdapter, refs: Iterable[TensorRef]) -> Iterator[list
                 out.append((ref, values[at : at + size]))
                 at += size
             yield out
+    finally:
+        os.close(handle)
+
+
+def read_parts(path: str, refs: Iterable[TensorRef], data_start: int) -> Iterator[bytes]:
+    """The bytes of tensors, one after the other, at most `SPAN_BYTES` at a time; errors as for `read_spans`."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        for ref in refs:
+            for at in range(0, ref.nbytes, SPAN_BYTES):
+                size = min(SPAN_BYTES, ref.nbytes - at)
+                yield read_bytes(handle, dataclasses.replace(ref, offset=ref.offset + at, nbytes=size), data_start)
     finally:
         os.close(handle)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
-from ingest.screen import canonical_digest, is_finite
+from ingest.safetensors_file import read_header
+from ingest.screen import canonical_digest, extras_digest, is_finite
+from ingest.spans import read_parts
 from ingest.store import schema
-from ingest.store.catalog import ArrayRecord
+from ingest.store.catalog import AdapterRecord, ArrayRecord
 from ingest.store.reader import Zoo
 from ingest.store.rows import read_array
 
@@ -67,12 +70,14 @@ def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> V
     except (OSError, ValueError, EigenzooError) as error:
         return VerifyResult((Problem("catalog", str(error)),), 0, 0, 0)
     for segment in commit.segments:
-        if not os.path.exists(os.path.join(zoo.path, f"{segment.name}.texts.json")):
-            problems.append(Problem(segment.name, "its configuration texts are missing"))
+        for ending, digest in (("entries.npy", segment.entries_digest), ("texts.json", segment.texts_digest)):
+            problems += _file(zoo, f"{segment.name}.{ending}", digest)
     counts = [sum(s.ok for s in commit.segments), sum(s.entries for s in commit.segments)]
     found = [accepted, sum(len(t) for t in tables)]
     if counts != found:
         problems.append(Problem("catalog", f"adapters and entries are {found}, the commit record says {counts}"))
+    if problems:
+        return VerifyResult(tuple(problems), len(commit.arrays), accepted, 0)
     by_array: dict[int, list[tuple[str, NDArray[Any]]]] = {}
     for table in tables:
         for side in ("a", "b"):
@@ -88,12 +93,34 @@ def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> V
             if progress is not None:
                 progress(done, total)
     for record in zoo.accepted:
-        if record.extras:
-            try:
-                zoo.extras(record.name)
-            except (OSError, EigenzooError) as error:
-                problems.append(Problem(record.name, f"its other tensors cannot be read ({error})"))
+        problems += _extras(zoo, record)
     return VerifyResult(tuple(problems), len(commit.arrays), accepted, total)
+
+
+def _file(zoo: Zoo, name: str, digest: str) -> Iterator[Problem]:
+    """What is wrong with a file of the catalogue."""
+    try:
+        with open(os.path.join(zoo.path, name), "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        yield Problem(name, f"cannot be read ({error.strerror})")
+        return
+    if found != digest:
+        yield Problem(name, "is not the file that was committed; restore it from a copy")
+
+
+def _extras(zoo: Zoo, record: AdapterRecord) -> Iterator[Problem]:
+    """What is wrong with an adapter's tensors that are no factors."""
+    if not record.extras:
+        return
+    path = zoo.extras_path(record.name)
+    try:
+        header = read_header(path)
+        refs = sorted(header.tensors.values(), key=lambda ref: ref.offset)
+        if extras_digest(read_parts(path, refs, header.data_start)) != record.extras:
+            yield Problem(path, f"the other tensors of {record.name} are not those that were ingested")
+    except (OSError, EigenzooError) as error:
+        yield Problem(path, f"the other tensors of {record.name} cannot be read ({error})")
 
 
 def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) -> Iterator[Problem]:

@@ -86,6 +86,8 @@ def parse(files: AdapterFiles, renames: Iterable[Rename] = ()) -> LoraAdapter:
             f"{where} is a pickle, which can run code when loaded; load it where you trust it "
             "(torch.load with weights_only=True) and save it again with safetensors.torch.save_file",
         )
+    if not os.path.exists(files.weights):
+        raise Refusal(Reason.NO_WEIGHTS, f"there is no {where} in the folder")
     header = read_header(files.weights)
     if not header.tensors:
         raise Refusal(Reason.NO_WEIGHTS, f"{where} holds no tensors")

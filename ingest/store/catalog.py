@@ -41,7 +41,9 @@ class AdapterRecord:
     rank : int
         Largest rank of its modules.
     rows : int
-        Rows that it holds on one side: the sum of its modules' ranks.
+        Rows that it holds on one side: the sum of its modules' ranks; 0 where it is refused.
+    extras : str
+        Hex digest of its tensors that are no factors; empty where it has none.
     """
 
     name: str
@@ -57,7 +59,7 @@ class AdapterRecord:
     fingerprint: str = ""
     rank: int = 0
     rows: int = 0
-    extras: bool = False
+    extras: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +92,26 @@ class ArrayRecord:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One commit's share of the catalogue."""
+    """One commit's share of the catalogue: its files' common name, its counts, and its files' sha256."""
 
     name: str
     adapters: int
     ok: int
     entries: int
     digest: str
+    entries_digest: str
+    texts_digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The commit record: everything that exists, as of one commit."""
+    """The commit record: everything that exists, as of one commit.
 
+    Layers and arrays are recorded before the first row comes, so that an ingest that is killed and started again lays
+    out the same zoo; until then an array has no rows.
+    """
+
+    uuid: str
     version: int
     base_model: str | None
     aliases: tuple[str, ...]
@@ -120,6 +129,7 @@ class Commit:
     def from_json(cls, data: dict[str, Any]) -> Commit:
         """The inverse of `to_json`."""
         return cls(
+            uuid=data["uuid"],
             version=int(data["version"]),
             base_model=data["base_model"],
             aliases=tuple(data["aliases"]),
@@ -131,7 +141,7 @@ class Commit:
         )
 
 
-EMPTY = Commit(0, None, (), (), (), (), ())
+EMPTY = Commit("", 0, None, (), (), (), (), ())
 
 
 def entry_dtype() -> np.dtype[Any]:

@@ -63,8 +63,9 @@ class Zoo:
 
     @property
     def layers(self) -> list[str]:
-        """Canonical names of the layers."""
-        return [r.layer for r in self.commit.layers]
+        """Canonical names of the layers that have rows."""
+        held = {array.layer for array in self.commit.arrays if array.rows}
+        return [r.layer for r in self.commit.layers if r.layer in held]
 
     @functools.cached_property
     def adapters(self) -> list[AdapterRecord]:
@@ -81,7 +82,8 @@ class Zoo:
         """Every matrix, by layer and side."""
         found: dict[tuple[str, str], list[ArrayRecord]] = {}
         for array in self.commit.arrays:
-            found.setdefault((array.layer, array.side), []).append(array)
+            if array.rows:
+                found.setdefault((array.layer, array.side), []).append(array)
         return [
             MatrixInfo(
                 layer,
@@ -183,11 +185,9 @@ class Zoo:
         """
         import numpy as np
 
-        order = {r.name: i for i, r in enumerate(self.accepted)}
-        if name not in order:
-            raise EigenzooError(f"{self.path}: no accepted adapter {name!r}; `eigenzoo info` lists them")
+        order = self.accepted.index(self._accepted(name))
         for table in self.entry_tables():
-            for entry in table[table["adapter"] == order[name]]:
+            for entry in table[table["adapter"] == order]:
                 record = self.commit.layers[int(entry["layer"])]
                 rank = int(entry["rank"])
                 sides = []
@@ -204,29 +204,67 @@ class Zoo:
                 )
 
     def config(self, name: str) -> str | None:
-        """The adapter's configuration file, verbatim; None where it had none."""
-        for segment in reversed(self.commit.segments):
-            with open(self._file(f"{segment.name}.texts.json"), encoding="utf-8", errors="surrogatepass") as file:
-                texts = json.load(file)
-            if name in texts:
-                return texts[name]["config"]  # type: ignore[no-any-return]
-        return None
+        """The adapter's configuration file, verbatim; None where it had none.
+
+        Raises
+        ------
+        EigenzooError
+            If no accepted adapter has that name.
+        """
+        return self._text(name)["config"]  # type: ignore[no-any-return]
+
+    def metadata(self, name: str) -> dict[str, str]:
+        """The metadata of the adapter's weights file; errors as for `config`."""
+        return dict(self._text(name)["metadata"])
 
     def extras(self, name: str) -> dict[str, NDArray[Any]]:
-        """Tensors that belong to the adapter and are no factors (heads, biases), by their key in its file."""
-        path = self._file(f"{schema.CATALOG}/extras/{schema.quote(name)}.safetensors")
-        if not os.path.exists(path):
-            return {}
+        """Tensors that belong to the adapter and are no factors (heads, biases), by their key in its file.
+
+        Raises
+        ------
+        EigenzooError
+            If no accepted adapter has that name, or its tensors are lost.
+        """
         from ingest.safetensors_file import read_all
 
-        return read_all(path)
+        if not self._accepted(name).extras:
+            return {}
+        path = self.extras_path(name)
+        try:
+            return read_all(path)
+        except EigenzooError as error:
+            raise EigenzooError(f"{path}: the other tensors of {name} cannot be read ({error})") from error
+
+    def extras_path(self, name: str) -> str:
+        """Where an adapter's tensors that are no factors are kept."""
+        return self._file(f"{schema.CATALOG}/extras/{schema.quote(name)}.safetensors")
+
+    def _accepted(self, name: str) -> AdapterRecord:
+        for record in self.accepted:
+            if record.name == name:
+                return record
+        raise EigenzooError(f"{self.path}: no accepted adapter {name!r}; `eigenzoo info` lists them")
+
+    def _text(self, name: str) -> dict[str, Any]:
+        self._accepted(name)
+        for segment in reversed(self.commit.segments):
+            with open(self._file(f"{segment.name}.texts.json"), encoding="utf-8") as file:
+                texts = json.load(file)
+            if name in texts:
+                return dict(texts[name])
+        raise EigenzooError(f"{self.path}: the configuration of {name} is lost; restore the folder catalog")
 
     @functools.cached_property
     def _segments(self) -> list[list[AdapterRecord]]:
         out = []
         for segment in self.commit.segments:
-            with open(self._file(f"{segment.name}.json"), "rb") as file:
-                data = file.read()
+            try:
+                with open(self._file(f"{segment.name}.json"), "rb") as file:
+                    data = file.read()
+            except OSError as error:
+                raise EigenzooError(
+                    f"{self.path}: {segment.name}.json is lost ({error.strerror}); restore it"
+                ) from error
             if hashlib.sha256(data).hexdigest() != segment.digest:
                 raise EigenzooError(f"{self.path}: {segment.name}.json does not match the commit record; restore it")
             out.append(catalog.decode_adapters(data))
@@ -253,7 +291,9 @@ def read_commit(path: str) -> Commit | None:
         return None
     except NotADirectoryError as error:
         raise EigenzooError(f"{path}: is a file, not a zoo; give a folder") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
+        raise EigenzooError(f"{path}: its {schema.ROOT} is damaged ({error}); restore it from a copy") from error
+    except (KeyError, TypeError) as error:
         raise EigenzooError(f"{path}: a zarr store, but no zoo of this program's; give another path") from error
     if known != schema.FORMAT:
         raise EigenzooError(f"{path}: zoo format {known}, this version reads {schema.FORMAT}; upgrade eigenzoo")

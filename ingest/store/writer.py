@@ -1,15 +1,18 @@
 """Writing a zoo: one writer, whole chunks, and a commit that is one atomic step.
 
-The order of a commit, each step flushed to disk before the next:
+Every file is written beside its place, flushed to disk and renamed.  The order of a commit:
 
-1. whole chunks, through temporary files renamed into place (a chunk that already holds committed rows is written
-   again with those rows unchanged, so readers of the old commit see the same values);
-2. the metadata of arrays and groups;
-3. the catalogue's segment;
-4. the root document, replaced by a rename: from this moment the commit exists.
+1. whole chunks (one that already holds committed rows is written again with those rows unchanged, so readers of the old
+   commit see the same values);
+2. the metadata of arrays and groups, and the catalogue's segment;
+3. the folders of all these, flushed;
+4. the root document: from this moment the commit exists.
 
 Killed before step 4, nothing happened: rows beyond the committed ones are not part of any commit, and the next writer
 overwrites or removes them.
+
+Chunks are raw rows, so writing them takes no codec; zarr's own store renames before anything is flushed, and a loss of
+power would then take committed rows along.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
+import uuid
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Semaphore
 from typing import TYPE_CHECKING, Any, Self
@@ -33,6 +39,9 @@ from ingest.store.rows import read_array
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Buffer = bytes | bytearray | memoryview
+
+PARTIAL = ".partial"
 WRITERS = 2  # threads that write chunks behind the caller's back
 LOCK = "writer.lock"
 DIRTY = "writing"
@@ -60,12 +69,19 @@ class ZooWriter:
         self._behind = ThreadPoolExecutor(WRITERS)
         self._slots = Semaphore(WRITERS + 1)
         self._pending: list[Future[None]] = []
+        self._stray = False
 
     def __enter__(self) -> Self:
         from filelock import FileLock, Timeout
 
         if os.path.isdir(self.path) and os.listdir(self.path) and not os.path.exists(self._file(schema.ROOT)):
-            foreign = set(os.listdir(self.path)) - {LOCK, DIRTY, schema.CATALOG, "layers"}
+            foreign = set(os.listdir(self.path)) - {
+                LOCK,
+                DIRTY,
+                schema.CATALOG,
+                "layers",
+                f"{schema.ROOT}{PARTIAL}",
+            }
             if foreign:
                 raise EigenzooError(f"{self.path}: a folder with other files ({min(foreign)} …); give a new path")
         try:
@@ -92,8 +108,10 @@ class ZooWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._behind.shutdown(cancel_futures=True)
         if kind is None:
+            if self._stray:
+                self._sweep()
             os.unlink(self._file(DIRTY))
-        if self.commit.version == 0 and set(os.listdir(self.path)) <= {LOCK, DIRTY}:
+        if self.commit.version == 0 and set(os.listdir(self.path)) <= {LOCK, DIRTY, f"{schema.ROOT}{PARTIAL}"}:
             shutil.rmtree(self.path)  # nothing was written: leave no empty zoo behind
         self._lock.release()
 
@@ -133,18 +151,23 @@ class ZooWriter:
             self._pending.pop().result()
 
     def _write(self, array: ArrayRecord, index: int, rows: NDArray[Any]) -> None:
-        handle = _whole_chunks(self.path, array, index + 1)
-        handle[index * array.chunk :] = rows.view(schema.numpy_dtype(schema.stored_dtype(array.dtype)))
-        _fsync(self._file(f"{array.path}/c.{index}.0"))
-        self._touched.add(array.path)
+        import numpy as np
+
+        little = rows if sys.byteorder == "little" else rows.byteswap()
+        self._put(f"{array.path}/c.{index}.0", little.reshape(-1).view(np.uint8).data)
 
     def committed_rows(self, array: ArrayRecord, start: int, stop: int) -> NDArray[Any]:
         """Rows of an array as last committed, in the dtype they are stored in."""
         return read_array(self.path, array, start, stop)
 
-    def write_extras(self, name: str, data: bytes) -> None:
-        """Keep a safetensors file of what belongs to an adapter and is no factor."""
-        self._put(f"{schema.CATALOG}/extras/{schema.quote(name)}.safetensors", data)
+    def write_extras(self, name: str, parts: Iterable[Buffer]) -> None:
+        """Keep a safetensors file, given part by part, of what belongs to an adapter and is no factor."""
+        self._put(f"{schema.CATALOG}/extras/{schema.quote(name)}.safetensors", *parts)
+
+    def forget(self) -> None:
+        """Give up what was written since the last commit: it is removed when the writer is done."""
+        self.drain()
+        self._stray = True
 
     def save(
         self,
@@ -171,30 +194,49 @@ class ZooWriter:
         Commit
             As written.
         """
-        import numpy as np
 
         self.drain()
         version = self.commit.version + 1
-        name = f"{schema.CATALOG}/{version:06d}"
-        ledger = catalog.encode_adapters(adapters)
-        accepted = sum(r.status == "ok" for r in adapters)
-        segment = Segment(name, len(adapters), accepted, len(entries), hashlib.sha256(ledger).hexdigest())
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        commit = dataclasses.replace(commit, version=version, segments=(*self.commit.segments, segment), time=stamp)
+        commit = dataclasses.replace(
+            commit,
+            uuid=self.commit.uuid or uuid.uuid4().hex,
+            version=version,
+            segments=self.commit.segments,
+            time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        if adapters:
+            segment = self._segment(f"{schema.CATALOG}/{version:06d}", adapters, entries, texts)
+            commit = dataclasses.replace(commit, segments=(*commit.segments, segment))
         nodes = _nodes(commit)
-        for path, document in nodes.items():
-            self._put_metadata(f"{path}/{schema.ROOT}", document)
-        if accepted:
-            ordered = entries[np.lexsort((entries["adapter"], entries["layer"]))]
-            self._put(f"{name}.entries.npy", catalog.encode_entries(ordered))
-        self._put(f"{name}.json", ledger)
-        self._put(f"{name}.texts.json", json.dumps(texts).encode())
-        self._flush()
+        futures = [self._behind.submit(self._put_metadata, f"{p}/{schema.ROOT}", d) for p, d in nodes.items()]
+        for future in futures:
+            future.result()
+        for folder in {f for name in self._touched for f in _ancestors(name)}:
+            _fsync(self._file(folder))
+        self._touched.clear()
         record = {"format": schema.FORMAT, **commit.to_json()}
         self._put(schema.ROOT, _dumps(schema.root_document(record, nodes)))
-        self._flush()
+        _fsync(self.path)
         self.commit = commit
         return commit
+
+    def _segment(
+        self, name: str, adapters: list[AdapterRecord], entries: NDArray[Any], texts: dict[str, dict[str, Any]]
+    ) -> Segment:
+        """Write one commit's share of the catalogue."""
+        import numpy as np
+
+        ordered = entries[np.lexsort((entries["adapter"], entries["layer"]))]
+        files = {
+            "json": catalog.encode_adapters(adapters),
+            "entries.npy": catalog.encode_entries(ordered),
+            "texts.json": _dumps(texts),
+        }
+        for ending, data in files.items():
+            self._put(f"{name}.{ending}", data)
+        accepted = sum(r.status == "ok" for r in adapters)
+        digests = (hashlib.sha256(data).hexdigest() for data in files.values())
+        return Segment(name, len(adapters), accepted, len(entries), *digests)
 
     def _put_metadata(self, name: str, document: dict[str, Any]) -> None:
         data = _dumps(document)
@@ -202,24 +244,19 @@ class ZooWriter:
             self._put(name, data)
             self._documents[name] = data
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _put(self, name: str, *parts: Buffer) -> None:
+        """Write a file beside its place, flush it, and rename it there."""
         path = self._file(name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.partial"
-        with open(temporary, "wb") as file:
-            file.write(data)
-            if name == schema.ROOT:  # the one file that readers may open while it is replaced
-                file.flush()
-                os.fsync(file.fileno())
+        temporary = f"{path}{PARTIAL}"
+        with open(temporary, "wb", buffering=0) as file:
+            for part in parts:
+                view = memoryview(part).cast("B")
+                while view:
+                    view = view[file.write(view) :]
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         self._touched.add(name)
-
-    def _flush(self) -> None:
-        """Bring every touched chunk, and the folders they lie in, to the disk."""
-        names = self._touched | {os.path.dirname(n) for n in self._touched}
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(_fsync, (self._file(n) for n in names)))
-        self._touched.clear()
 
     def _sweep(self) -> None:
         """Remove what a killed writer left: temporary files, chunks and segments that no commit names."""
@@ -236,27 +273,17 @@ class ZooWriter:
                     shutil.rmtree(folder)
                     continue
             for file in files:
-                stale = ".partial" in file or (here == schema.CATALOG and file.split(".")[0] not in segments)
-                stale = stale or (here == f"{schema.CATALOG}/extras" and file not in extras)
-                if here in arrays and file.startswith("c."):
-                    stale = stale or int(file.split(".")[1]) >= arrays[here]
+                if here in arrays and file.startswith("c.") and not file.endswith(PARTIAL):
+                    stale = int(file.split(".")[1]) >= arrays[here]
+                elif here == f"{schema.CATALOG}/extras":
+                    stale = file not in extras
+                else:
+                    stale = file.endswith(PARTIAL) or (here == schema.CATALOG and file.split(".")[0] not in segments)
                 if stale:
                     os.unlink(os.path.join(folder, file))
 
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
-
-
-def _whole_chunks(path: str, array: ArrayRecord, chunks: int) -> Any:
-    """The array as if it held `chunks` full chunks, so that zarr writes a chunk without reading it first."""
-    import zarr
-    from zarr.core.array import AsyncArray
-    from zarr.storage import LocalStore, StorePath
-
-    document = schema.array_document(chunks * array.chunk, array.width, array.dtype, array.chunk, {})
-    # Without write_empty_chunks zarr compares every chunk with the fill value, several times the cost of the write.
-    config = {"write_empty_chunks": True}
-    return zarr.Array(AsyncArray(document, StorePath(LocalStore(path), array.path), config))
 
 
 def _nodes(commit: Commit) -> dict[str, dict[str, Any]]:
@@ -276,11 +303,14 @@ def _dumps(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _fsync(path: str) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
+def _ancestors(name: str) -> list[str]:
+    """The folders that a file lies in, from its own up to the zoo's."""
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[:n]) for n in range(len(parts), -1, -1)]
+
+
+def _fsync(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

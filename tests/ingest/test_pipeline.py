@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ingest.errors import EigenzooError
 from ingest.pipeline import ingest
 from ingest.plan import plan
 from ingest.store.reader import Zoo, open_zoo
+from ingest.store.writer import ZooWriter
 from ingest.verify import verify
 from tests.ingest.builders import factors, write_peft_folder
 
@@ -49,10 +51,11 @@ def same(found: dict[str, tuple[Any, Any]], wanted: dict[str, tuple[Any, Any]]) 
 
 
 def contents(zoo: Zoo) -> dict[str, Any]:
-    """Everything a zoo says, times aside."""
+    """Everything a zoo says, times and the place of its sources aside."""
     return {
-        "base": zoo.base_model,
-        "adapters": [(r.name, r.status, r.reason, r.content, r.rank, r.rows) for r in zoo.adapters],
+        "base": (zoo.base_model, zoo.commit.aliases, zoo.commit.renames, zoo.commit.layers),
+        "arrays": sorted((a.path, a.layer, a.side, a.dtype, a.rows, a.width, a.chunk) for a in zoo.commit.arrays),
+        "adapters": [(r.name, r.status, r.reason, r.content, r.rank, r.rows, r.extras) for r in zoo.adapters],
         "matrices": [
             (
                 m,
@@ -61,7 +64,9 @@ def contents(zoo: Zoo) -> dict[str, Any]:
             )
             for m in zoo.matrices
         ],
-        "configs": {r.name: zoo.config(r.name) for r in zoo.accepted},
+        "scales": {r.name: [(m.layer, m.kind, m.scale) for m in zoo.adapter(r.name)] for r in zoo.accepted},
+        "texts": {r.name: (zoo.config(r.name), zoo.metadata(r.name)) for r in zoo.accepted},
+        "extras": {r.name: {k: v.tobytes() for k, v in zoo.extras(r.name).items()} for r in zoo.accepted},
     }
 
 
@@ -107,7 +112,7 @@ def test_batches_and_appends_give_what_one_call_gives(
     monkeypatch.setattr("ingest.store.schema.MIN_CHUNK_BYTES", 64)
     monkeypatch.setattr("ingest.store.schema.MAX_CHUNK_BYTES", 64)
     ingest(tmp_path / "in", tmp_path / "batches")
-    assert open_zoo(tmp_path / "batches").commit.version == 8
+    assert open_zoo(tmp_path / "batches").commit.version == 9, "one for the layout, one for each adapter that is whole"
     monkeypatch.setattr("ingest.store.schema.MIN_CHUNK_BYTES", 512)
     monkeypatch.setattr("ingest.store.schema.MAX_CHUNK_BYTES", 512)
     for i in range(9):
@@ -115,9 +120,11 @@ def test_batches_and_appends_give_what_one_call_gives(
     whole = contents(open_zoo(tmp_path / "whole"))
     small = open_zoo(tmp_path / "appends")
     assert max(a.chunk for a in small.commit.arrays) < 10, "adapters straddle chunks"
-    assert contents(small) | {"adapters": 0} == whole | {"adapters": 0}
+    apart = {"adapters": 0, "arrays": 0, "base": 0}  # one by one they find their layers in another order
+    assert contents(small) | apart == whole | apart
     batches = contents(open_zoo(tmp_path / "batches"))
-    assert sorted(batches.pop("adapters")) == sorted(whole.pop("adapters")) and batches == whole
+    assert sorted(batches.pop("adapters")) == sorted(whole.pop("adapters"))
+    assert batches | {"arrays": 0} == whole | {"arrays": 0}
     assert verify(small).problems == ()
 
 
@@ -184,19 +191,24 @@ def test_what_is_no_factor_is_given_back(tmp_path: Path, rng: np.random.Generato
     assert verify(zoo).problems == ()
 
 
+def meddle_after_screening(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """Change a file's last bytes when its batch has been screened."""
+    judge = pipeline._judge
+
+    def meddle(*args: Any) -> Any:
+        with open(file, "r+b") as handle:
+            handle.seek(-8, os.SEEK_END)
+            handle.write(b"\x01" * 8)
+        return judge(*args)
+
+    monkeypatch.setattr(pipeline, "_judge", meddle)
+
+
 def test_a_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = {name: write(tmp_path / "in" / name, rng) for name in "abc"}
-    judge = pipeline._judge
-
-    def meddle(*args: Any) -> Any:
-        with open(tmp_path / "in/b/adapter_model.safetensors", "r+b") as file:
-            file.seek(-8, os.SEEK_END)
-            file.write(b"\x01" * 8)
-        return judge(*args)
-
-    monkeypatch.setattr(pipeline, "_judge", meddle)
+    meddle_after_screening(monkeypatch, tmp_path / "in/b/adapter_model.safetensors")
     result = ingest(tmp_path / "in", tmp_path / "z")
     assert result.added == ("a", "c") and [(r.name, r.reason) for r in result.refused] == [("b", "changed")]
     zoo = open_zoo(tmp_path / "z")
@@ -246,7 +258,9 @@ def test_renames_bring_one_module_to_one_name(tmp_path: Path, rng: np.random.Gen
     assert [m.rows for m in zoo.matrices] == [6, 6, 6, 6]
 
 
-@pytest.mark.parametrize("part", ["chunk", "missing chunk", "ledger", "metadata", "entries", "extras"])
+@pytest.mark.parametrize(
+    "part", ["chunk", "missing chunk", "ledger", "metadata", "entries", "scale", "texts", "extras", "no extras"]
+)
 def test_verify_finds_what_is_damaged(tmp_path: Path, rng: np.random.Generator, part: str) -> None:
     write(tmp_path / "in/a", rng, extras={"base_model.model.head.weight": np.ones(3, np.float32)})
     ingest(tmp_path / "in", tmp_path / "z")
@@ -259,16 +273,120 @@ def test_verify_finds_what_is_damaged(tmp_path: Path, rng: np.random.Generator, 
     elif part == "missing chunk":
         chunk.unlink()
     elif part == "ledger":
-        ledger = tmp_path / "z/catalog/000001.json"
+        ledger = tmp_path / "z/catalog/000002.json"
         ledger.write_text(ledger.read_text().replace('"ok"', '"ko"'))
     elif part == "metadata":
         document = tmp_path / "z/layers/layers.0.q/A/zarr.json"
         document.write_text(json.dumps(json.loads(document.read_text()) | {"data_type": "float64"}))
     elif part == "entries":
-        entries = np.load(tmp_path / "z/catalog/000001.entries.npy")
+        entries = np.load(tmp_path / "z/catalog/000002.entries.npy")
         entries["a_start"][0] += 1
-        np.save(tmp_path / "z/catalog/000001.entries.npy", entries)
+        np.save(tmp_path / "z/catalog/000002.entries.npy", entries)
+    elif part == "scale":
+        entries = np.load(tmp_path / "z/catalog/000002.entries.npy")
+        entries["scale"] *= 3
+        np.save(tmp_path / "z/catalog/000002.entries.npy", entries)
+    elif part == "texts":
+        (tmp_path / "z/catalog/000002.texts.json").write_text("{}")
+    elif part == "no extras":
+        next((tmp_path / "z/catalog/extras").iterdir()).unlink()
     else:
         next((tmp_path / "z/catalog/extras").iterdir()).write_bytes(b"x")
     problems = verify(open_zoo(tmp_path / "z")).problems
     assert problems and all("\n" not in p.what for p in problems)
+
+
+def test_threads_that_fill_are_over_before_a_batch_is_laid_out_anew(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.memory.THREADED_BYTES", 0)
+    monkeypatch.setattr("ingest.memory.os.cpu_count", lambda: 4)
+    wanted = {f"t{i:02}": write(tmp_path / f"in/t{i:02}", rng) for i in range(12)}
+    meddle_after_screening(monkeypatch, tmp_path / "in/t05/adapter_model.safetensors")
+    fill = pipeline.fill
+    slow = iter([0.0, 0.3, 0.3, 0.3])
+
+    def some_are_slow(writer: Any, work: Any, group: Any, **rest: Any) -> int:
+        time.sleep(next(slow, 0.0))
+        return fill(writer, work, group, **rest)
+
+    monkeypatch.setattr(pipeline, "fill", some_are_slow)
+    result = ingest(tmp_path / "in", tmp_path / "z")
+    zoo = open_zoo(tmp_path / "z")
+    assert len(result.added) == 11 and verify(zoo).problems == ()
+    assert all(same(stored(zoo, name), wanted[name]) for name in result.added)
+
+
+def test_a_twin_of_one_that_changed_is_accepted_in_its_place(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {name: factors(rng, 4, width, out) for name, (width, out) in LAYERS.items()}
+    for name in ("a", "b"):
+        write_peft_folder(tmp_path / "in" / name, modules)
+    meddle_after_screening(monkeypatch, tmp_path / "in/a/adapter_model.safetensors")
+    assert ingest(tmp_path / "in", tmp_path / "z").added == ("b",)
+
+
+def test_other_tensors_that_change_are_noticed(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in/a", rng)
+    write(tmp_path / "in/b", rng, extras={"base_model.model.zz.weight": np.ones(300, np.float32)})
+    meddle_after_screening(monkeypatch, tmp_path / "in/b/adapter_model.safetensors")
+    result = ingest(tmp_path / "in", tmp_path / "z")
+    assert result.added == ("a",) and [r.reason for r in result.refused] == ["changed"]
+    assert verify(open_zoo(tmp_path / "z")).problems == ()
+    assert list((tmp_path / "z/catalog/extras").iterdir()) == [], "what was given up is removed"
+
+
+def test_a_name_like_a_temporary_file_is_nothing_special(tmp_path: Path, rng: np.random.Generator) -> None:
+    write(tmp_path / "my.partial-run", rng, extras={"base_model.model.head.weight": np.ones(3, np.float32)})
+    ingest(tmp_path / "my.partial-run", tmp_path / "z")
+    (tmp_path / "z/writing").touch()
+    write(tmp_path / "b", rng)
+    ingest(tmp_path / "b", tmp_path / "z")
+    assert open_zoo(tmp_path / "z").extras("my.partial-run") and verify(open_zoo(tmp_path / "z")).problems == ()
+
+
+def unnamed(path: Path, rng: np.random.Generator, *layers: str, base: str | None = None, width: int = 8) -> None:
+    write_peft_folder(path, {la: factors(rng, 2, width, 8) for la in layers}, base_model_name_or_path=base)
+
+
+def test_adapters_that_belong_bring_their_layers(tmp_path: Path, rng: np.random.Generator) -> None:
+    unnamed(tmp_path / "in/a", rng, "layers.0.q", base="x")
+    unnamed(tmp_path / "in/b", rng, "layers.0.q", "layers.1.q")
+    unnamed(tmp_path / "in/c", rng, "layers.1.q", "layers.2.q")
+    unnamed(tmp_path / "in/d", rng, "layers.0.q", "layers.3.q", base="y")
+    result = ingest(tmp_path / "in", tmp_path / "z", aliases=["y"])
+    assert result.added == ("a", "b", "c", "d") and len(open_zoo(tmp_path / "z").layers) == 4
+
+
+@pytest.mark.parametrize("kill_after", range(1, 6))
+def test_a_second_start_decides_as_the_first_would_have(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kill_after: int
+) -> None:
+    unnamed(tmp_path / "in/a0", rng, "layers.0.q", base="x")
+    unnamed(tmp_path / "in/a1", rng, "layers.0.q", "layers.1.q", base="x")
+    unnamed(tmp_path / "in/b0", rng, "layers.0.q", "layers.5.q", base="x", width=8)
+    unnamed(tmp_path / "in/b1", rng, "layers.0.q", "layers.5.q", base="other", width=9)
+    unnamed(tmp_path / "in/c0", rng, "layers.1.q", "layers.4.q")
+    unnamed(tmp_path / "in/c1", rng, "layers.4.q", "layers.6.q", width=8)
+    unnamed(tmp_path / "in/c2", rng, "layers.0.q", width=9, base="x")
+    monkeypatch.setattr(pipeline, "_batches", lambda made: [[planned] for planned in made.adapters])
+    ingest(tmp_path / "in", tmp_path / "whole")
+    save, left = ZooWriter.save, kill_after
+
+    def dies(*args: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return save(*args)
+
+    monkeypatch.setattr(ZooWriter, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(tmp_path / "in", tmp_path / "z")
+    monkeypatch.setattr(ZooWriter, "save", save)
+    ingest(tmp_path / "in", tmp_path / "z")
+    one, other = (contents(open_zoo(tmp_path / name)) for name in ("whole", "z"))
+    assert sorted(one.pop("adapters")) == sorted(other.pop("adapters")) and one == other

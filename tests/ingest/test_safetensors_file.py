@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from ingest.errors import Refusal
 from ingest.reasons import Reason
-from ingest.safetensors_file import pack, read_all, read_bytes, read_header, read_tensor
+from ingest.safetensors_file import pack_header, read_all, read_bytes, read_header, read_tensor
 from ingest.safetensors_header import DTYPES as CODES
 from tests.ingest.builders import raw_safetensors
 
@@ -79,9 +79,8 @@ def test_pack_is_read_back_by_the_library(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(save(source))
     header = read_header(tmp_path / "f")
     with open(tmp_path / "f", "rb") as file:
-        (tmp_path / "g").write_bytes(
-            pack((ref, read_bytes(file, ref, header.data_start)) for ref in header.tensors.values())
-        )
+        parts = [read_bytes(file, ref, header.data_start) for ref in header.tensors.values()]
+    (tmp_path / "g").write_bytes(b"".join([pack_header(header.tensors.values()), *parts]))
     with safe_open(tmp_path / "g", "numpy") as file:
         for key, value in source.items():
             np.testing.assert_array_equal(file.get_tensor(key), value)

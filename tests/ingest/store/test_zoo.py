@@ -45,7 +45,7 @@ def commit_rows(writer: ZooWriter, a: np.ndarray, b: np.ndarray, ranks: list[int
     names = [f"t{first + i}" for i in range(len(ranks))]
     adapters = [AdapterRecord(n, f"/{n}", "ok", rank=r, rows=r) for n, r in zip(names, ranks, strict=True)]
     texts = {n: {"config": f'{{"name": "{n}"}}', "metadata": {}} for n in names}
-    return writer.save(Commit(0, "gpt2", (), (), (LAYER,), tuple(records), ()), adapters, entries, texts)
+    return writer.save(Commit("", 0, "gpt2", (), (), (LAYER,), tuple(records), ()), adapters, entries, texts)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
@@ -101,7 +101,7 @@ def test_rows_that_were_not_committed_are_swept(tmp_path: Path) -> None:
         writer.write_chunk(array("A", "float32", 12), 2, np.ones((4, 16), np.float32))
         stray = ArrayRecord("layers/new/A", "new", "A", "float32", 4, 16, 4)
         writer.write_chunk(stray, 0, np.ones((4, 16), np.float32))
-        writer.write_extras("never", b"x")
+        writer.write_extras("never", [b"x"])
         (path / "catalog/000002.json").write_text("{}")
         raise KeyboardInterrupt
     assert np.array_equal(open_zoo(path).rows("h.0.q", side="A").read(0, 6), a)
