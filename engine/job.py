@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.backends import choose
 from engine.fitting import FitPlan, exact_fit, plan_fit
 from engine.memory import check
-from engine.rank import parse_rule
-from engine.run import (
-    MATRICES,
-    RUN,
-    MatrixResult,
-    Run,
-    RunRecord,
-    RunSettings,
-    open_run,
-    read_marker,
-    read_record,
-    summary,
-    write_record,
-    write_result,
-)
+from engine.resume import locked, prepare
+from engine.run import MatrixResult, Run, RunRecord, open_run, read_marker, summary, write_result
 from engine.runners.serial import SerialRunner
-from engine.subspace import CENTERS
-from ingest.errors import EigenzooError
+from engine.selection import KByMatrix, check_k, choose_matrices, run_settings
 from ingest.store.reader import MatrixInfo, Zoo, open_zoo
 from ingest.store.rows import ZooRows
 
@@ -37,8 +22,6 @@ if TYPE_CHECKING:
     from engine.exact import ExactFit
     from engine.runners.protocol import Runner
     from engine.subspace import Subspace
-
-KByMatrix = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +77,7 @@ def fit_zoo(
     Parameters
     ----------
     zoo, out, layers, side, center, k, device, restart, notice
-        See `plan_job`.
+        See `open_job`.
     runner : Runner, optional
         Who executes; this process without it.
     memory : int, optional
@@ -109,20 +92,20 @@ def fit_zoo(
     Raises
     ------
     EigenzooError
-        If nothing matches, a setting differs from the run's, a task does not fit the memory, or a task fails;
-        what is finished stays.
+        See `open_job`; and if a task does not fit the memory, or fails: what is finished stays.
 
     Notes
     -----
     Cost: one read of each matrix, O(rows · width · min(rows, width)) flops and one eigenproblem.
     """
-    job = plan_job(
+    with open_job(
         zoo, out, layers=layers, side=side, center=center, k=k, device=device, restart=restart, notice=notice
-    )
-    return run_job(job, runner or SerialRunner(), memory=memory, progress=progress)
+    ) as job:
+        return run_job(job, runner or SerialRunner(), memory=memory, progress=progress)
 
 
-def plan_job(
+@contextlib.contextmanager
+def open_job(
     zoo: Zoo | str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -133,8 +116,8 @@ def plan_job(
     device: str = "auto",
     restart: bool = False,
     notice: Callable[[str], None] | None = None,
-) -> Job:
-    """Find out what a run directory lacks, and begin it where there is none.
+) -> Iterator[Job]:
+    """Find out what a run directory lacks, begin it where there is none, and keep other fits out until the end.
 
     Parameters
     ----------
@@ -154,26 +137,37 @@ def plan_job(
     notice : callable, optional
         Called with one line when something is not as at the last start.
 
-    Returns
-    -------
+    Yields
+    ------
     Job
+        For `run_job`, within the context.
 
     Raises
     ------
     EigenzooError
-        If nothing matches, or a setting differs from the run's.
+        If nothing matches, a K is more than a matrix can have, a setting differs from the run's, the zoo is another
+        one at the same path, or another fit is writing to the run.
     """
     zoo = zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
     path = os.path.abspath(os.fspath(out))
-    settings = _settings(center, k)
+    settings = run_settings(center, k)
     chosen = choose_matrices(zoo, layers, side)
-    _check_k(settings, chosen)
-    record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model)
+    check_k(settings, chosen)
+    record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model, zoo.commit.uuid)
     device = choose(device)
-    if restart:
-        _discard(path)
-    _continue_or_begin(path, record, notice)
-    _sweep(path)
+    with locked(path):
+        prepare(path, record, zoo.matrices, restart=restart, notice=notice)
+        yield _job(zoo, path, record, chosen, device, notice)
+
+
+def _job(
+    zoo: Zoo,
+    path: str,
+    record: RunRecord,
+    chosen: list[MatrixInfo],
+    device: str,
+    notice: Callable[[str], None] | None,
+) -> Job:
     waiting: list[tuple[MatrixInfo, ZooRows, FitPlan]] = []
     done: list[MatrixResult] = []
     stale = 0
@@ -220,78 +214,3 @@ def _named(runner: Runner, job: Job) -> Iterator[tuple[tuple[str, str], Subspace
 
     for name, subspace in runner.run_many(work()):
         yield keys[name], subspace
-
-
-def choose_matrices(zoo: Zoo, layers: str = "*", side: str = "both") -> list[MatrixInfo]:
-    """The matrices whose layer matches the glob, on the given side or both.
-
-    Raises
-    ------
-    EigenzooError
-        For an unknown side, or when nothing matches.
-    """
-    if side not in ("both", "A", "B"):
-        raise EigenzooError(f"side: got {side!r}; choose A, B or both")
-    globs = [g.strip() for g in layers.split(",") if g.strip()]
-    chosen = [
-        m
-        for m in zoo.matrices
-        if side in ("both", m.side) and any(fnmatch.fnmatchcase(m.layer, glob) for glob in globs)
-    ]
-    if not chosen:
-        if not zoo.matrices:
-            raise EigenzooError(f"{zoo.path}: the zoo has no accepted adapter; `eigenzoo info` says why")
-        example = zoo.matrices[0].layer
-        raise EigenzooError(f"layers: {layers!r} matches none of {len(zoo.layers)} layers, such as {example!r}")
-    return chosen
-
-
-def _settings(center: str, k: str | int | KByMatrix) -> RunSettings:
-    if center not in CENTERS:
-        raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
-    if isinstance(k, Mapping):
-        return RunSettings(center, {layer: dict(sides) for layer, sides in k.items()})
-    return RunSettings(center, parse_rule(k).name)
-
-
-def _check_k(settings: RunSettings, chosen: list[MatrixInfo]) -> None:
-    """A K file must name every matrix to be fitted, with a number that the matrix has."""
-    if isinstance(settings.k, str):
-        return
-    for info in chosen:
-        k = settings.k.get(info.layer, {}).get(info.side)
-        if not isinstance(k, int) or isinstance(k, bool) or k < 0:
-            raise EigenzooError(f"k: no whole number for {info.layer} {info.side} (found {k!r}); add it to the K file")
-
-
-def _discard(path: str) -> None:
-    if os.path.exists(os.path.join(path, RUN)):
-        shutil.rmtree(os.path.join(path, MATRICES), ignore_errors=True)
-        os.unlink(os.path.join(path, RUN))
-
-
-def _sweep(path: str) -> None:
-    """Remove the temporary files of a start that was killed."""
-    for folder in (path, os.path.join(path, MATRICES)):
-        for name in os.listdir(folder) if os.path.isdir(folder) else []:
-            if name.startswith(".") and name.endswith(".tmp"):
-                os.unlink(os.path.join(folder, name))
-
-
-def _continue_or_begin(path: str, record: RunRecord, notice: Callable[[str], None] | None) -> None:
-    before = read_record(path)
-    if before is None:
-        if os.path.isdir(path) and any(not name.startswith(".") for name in os.listdir(path)):
-            raise EigenzooError(f"{path}: a folder with other files; give a new path for the run")
-    else:
-        changes = before.settings.differences(record.settings)
-        if before.zoo != record.zoo:
-            changes.append(f"zoo: {before.zoo} → {record.zoo}")
-        if changes:
-            raise EigenzooError(
-                f"{path}: the run was made with other settings ({'; '.join(changes)}); give another --out, or --restart"
-            )
-        if before.zoo_version != record.zoo_version and notice is not None:
-            notice(f"the zoo is at commit {record.zoo_version}, the run was made at commit {before.zoo_version}")
-    if before != record:
-        write_record(path, record)

@@ -3,9 +3,10 @@
 ::
 
     run/
-      run.json                          settings, and the zoo (path, commit) they were applied to
+      run.json                          settings, and the zoo (path, uuid, commit) they were applied to
       matrices/<layer>.<side>.safetensors   the Subspace
       matrices/<layer>.<side>.json          its summary; written last, so it marks the result as complete
+      .lock                             held by the fit that writes
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """The run as a whole: its settings, and the zoo it was made from."""
+    """The run as a whole: its settings, and the zoo it was made from.
+
+    `zoo_uuid` tells apart zoos that were made at one path, one after the other; "" where it is unknown.
+    """
 
     settings: RunSettings
     zoo: str
     zoo_version: int
     base_model: str | None
+    zoo_uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,8 @@ def read_record(path: str) -> RunRecord | None:
                 f"{path}: run format {document['format']}, this version reads {FORMAT}; upgrade eigenzoo"
             )
         settings = RunSettings(**document["settings"])
-        return RunRecord(settings, document["zoo"], document["zoo_version"], document["base_model"])
+        zoo = {name: document[name] for name in ("zoo", "zoo_version", "base_model")}
+        return RunRecord(settings, **zoo, zoo_uuid=document.get("zoo_uuid", ""))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

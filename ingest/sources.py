@@ -61,6 +61,8 @@ def find(sources: Sequence[str | os.PathLike[str]]) -> list[Source]:
 
 
 def _expand(source: str, lists: tuple[str, ...]) -> Iterator[Source]:
+    if not source.strip():
+        raise EigenzooError("a source is empty; give a folder, a glob or a text file of sources")
     if os.path.isdir(source):
         top = os.path.abspath(source)
         yield from _some(_folder(top, top), source)
@@ -71,7 +73,7 @@ def _expand(source: str, lists: tuple[str, ...]) -> Iterator[Source]:
         else:
             yield from _list(os.path.abspath(source), lists)
     elif glob.has_magic(source):
-        matches = sorted(glob.glob(os.path.abspath(os.path.expanduser(source)), recursive=True))
+        matches = _glob(os.path.abspath(os.path.expanduser(source)))
         if not matches:
             raise EigenzooError(f"{source}: the pattern matches nothing; check it, and quote it for the shell")
         root = os.path.commonpath([os.path.dirname(m) for m in matches])
@@ -85,6 +87,24 @@ def _some(candidates: Iterator[Source], source: str) -> Iterator[Source]:
     if not found:
         raise EigenzooError(f"{source}: no adapter in it or below (no {CONFIG}, no .safetensors); check the path")
     return iter(found)
+
+
+def _glob(pattern: str) -> list[str]:
+    """What a pattern matches, in order.  ``**`` is followed into each real folder once: links may go in circles."""
+    head, star, tail = pattern.partition(f"{os.sep}**")
+    if not star:
+        return sorted(glob.glob(pattern))
+    out: set[str] = set()
+    for root in glob.glob(head) if glob.has_magic(head) else [head]:
+        visited: set[str] = set()
+        for folder, folders, _ in os.walk(root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            out.update(glob.glob(f"{glob.escape(folder)}{tail}".replace("**", "*")) if tail else [folder])
+    return sorted(out)
 
 
 def _named(path: str, root: str) -> Iterator[Source]:
@@ -103,8 +123,12 @@ def _list(path: str, lists: tuple[str, ...]) -> Iterator[Source]:
             lines = [line.split("#", 1)[0].strip() for line in file]
     except (UnicodeDecodeError, OSError) as error:
         raise EigenzooError(f"{path}: neither an adapter nor a text file of sources ({error})") from error
-    for line in filter(None, lines):
-        yield from _expand(os.path.join(os.path.dirname(path), os.path.expanduser(line)), (*lists, path))
+    for number, line in enumerate(lines, 1):
+        if line:
+            try:
+                yield from _expand(os.path.join(os.path.dirname(path), os.path.expanduser(line)), (*lists, path))
+            except EigenzooError as error:
+                raise EigenzooError(f"{path}, line {number}: {error}") from error
 
 
 def _folder(top: str, root: str) -> Iterator[Source]:
@@ -148,7 +172,7 @@ def _file(folder: str, file: str, name: str) -> Source:
     path = os.path.join(folder, file)
     config = os.path.join(folder, CONFIG)
     if file in PEFT_WEIGHTS and os.path.exists(config):
-        return Source(folder, os.path.basename(folder), AdapterFiles(folder, path, config))
+        return Source(folder, os.path.dirname(name) or os.path.basename(folder), AdapterFiles(folder, path, config))
     return Source(path, name, AdapterFiles(folder, path, None))
 
 

@@ -13,6 +13,9 @@ from engine.cli.output import Meter, emit_json, say, size, table
 from engine.cli.runs import matrix_json, show_k
 from engine.cli.zoo import Json, print_refused
 
+MARKER = ".eigenzoo-demo"
+PARTS = ("adapters", "zoo.zarr", "run")
+
 
 def demo(
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the demo's files go.")] = "demo",
@@ -29,10 +32,7 @@ def demo(
     from ingest.pipeline import ingest
 
     folder = Path(out).absolute()
-    if folder.exists() and any(folder.iterdir()) and not (folder / "adapters").exists():
-        raise typer.BadParameter(f"--out {out}: a folder with other files; give a new path")
-    for part in ("adapters", "zoo.zarr", "run"):
-        shutil.rmtree(folder / part, ignore_errors=True)
+    make_room(folder)
     planted = synthetic.write(folder / "adapters")
     say(f"wrote {planted.sound} sound adapters and {len(planted.refused)} broken ones into {folder / 'adapters'}")
 
@@ -87,3 +87,26 @@ def demo(
         print_refused(result.refused)
         print(f"planted K found in {'every' if found else 'NOT every'} matrix; report: {page}")
     return 0 if found and right else 1
+
+
+def make_room(folder: Path) -> None:
+    """Mark a new or empty folder as a demo's, or clear one that is marked.
+
+    Raises
+    ------
+    typer.BadParameter
+        For anything else: what lies there is not a demo's to delete.
+    """
+    marker = folder / MARKER
+    if not marker.is_file():
+        if folder.exists() and not folder.is_dir():
+            raise typer.BadParameter(f"--out {folder}: a file; give a new path")
+        if folder.exists() and any(folder.iterdir()):
+            raise typer.BadParameter(f"--out {folder}: a folder with files that no demo wrote; give a new path")
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text("`eigenzoo demo` wrote this folder and may clear it.\n", encoding="utf-8")
+    for part in PARTS:
+        if (folder / part).is_symlink():
+            (folder / part).unlink()  # not what it points to
+        elif (folder / part).exists():
+            shutil.rmtree(folder / part)

@@ -15,8 +15,8 @@ LOG_SECONDS = 10.0
 
 
 def emit_json(data: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(data, indent=1, ensure_ascii=False))
+    """One JSON document on standard output, in ASCII: a path may hold bytes that no encoding of text can print."""
+    print(json.dumps(data, indent=1, ensure_ascii=True))
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +14,10 @@ from engine.cli.output import Meter, emit_json, parse_size, say, size, table
 from engine.cli.zoo import Json, ZooPath
 
 if TYPE_CHECKING:
-    from engine.job import Job, KByMatrix
+    from engine.job import Job
     from engine.run import MatrixResult
     from engine.runners.dask_ import DaskRunner
+    from engine.selection import KByMatrix
 
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, as made by `eigenzoo fit`.")]
 
@@ -49,20 +50,26 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit every matrix of a zoo: components, spectrum, K."""
-    from engine.job import Progress, plan_job, run_job
+    from engine.backends import BACKENDS
+    from engine.job import Progress, open_job, run_job
     from engine.run import open_run
+    from engine.selection import SIDES
+    from engine.subspace import CENTERS
 
-    job = plan_job(
+    one_of("--side", side, SIDES)
+    one_of("--center", center, CENTERS)
+    one_of("--device", device, ("auto", *BACKENDS))
+    with open_job(
         zoo, out, layers=layers, side=side, center=center, k=parse_k(k), device=device, restart=restart, notice=say
-    )
-    if job.waiting:
-        with _cluster(job, scheduler, workers, memory) as (runner, share), Meter("fit", "matrices") as meter:
+    ) as job:
+        if job.waiting:
+            with _cluster(job, scheduler, workers, memory) as (runner, share), Meter("fit", "matrices") as meter:
 
-            def tell(p: Progress) -> None:
-                meter.update(p.done, p.total, f"{p.last.layer} {p.last.side}" if p.last else "")
+                def tell(p: Progress) -> None:
+                    meter.update(p.done, p.total, f"{p.last.layer} {p.last.side}" if p.last else "")
 
-            run_job(job, runner, memory=share, progress=tell)
-    run = open_run(job.path)
+                run_job(job, runner, memory=share, progress=tell)
+        run = open_run(job.path)
     print_matrices(run.matrices, json)
     say(f"run {run.path}")
 
@@ -88,6 +95,18 @@ def report(
         emit_json({"report": path})
     else:
         print(path)
+
+
+def one_of(option: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value that is not in the table.
+
+    Raises
+    ------
+    typer.BadParameter
+        With what may be chosen.
+    """
+    if value not in known:
+        raise typer.BadParameter(f"{option} {value!r}: choose {', '.join(known[:-1])} or {known[-1]}")
 
 
 def parse_k(text: str) -> str | KByMatrix:

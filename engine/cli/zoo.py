@@ -48,6 +48,7 @@ def ingest(
     from ingest.store.writer import ZooWriter
 
     limit = parse_size(memory)
+    _check_renames(rename or ())
     settings = {"base_model": base_model, "aliases": alias or (), "renames": rename or ()}
 
     def look() -> Plan:
@@ -126,6 +127,17 @@ def verify(zoo: ZooPath, json: Json = False) -> int:
         found = f"{len(result.problems)} problems" if result.problems else "whole"
         print(f"{result.adapters} adapters, {result.arrays} arrays, {size(result.nbytes)}: {found}")
     return 1 if result.problems else 0
+
+
+def _check_renames(renames: Sequence[str]) -> None:
+    from ingest.errors import EigenzooError
+    from ingest.names import Rename
+
+    for text in renames:
+        try:
+            Rename.parse(text)
+        except EigenzooError as error:
+            raise typer.BadParameter(f"--rename: {error}") from error
 
 
 def _print_plan(made: Plan, json: bool) -> None:

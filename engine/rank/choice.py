@@ -28,6 +28,11 @@ class RankChoice:
     note: str = ""
 
 
+def exactly(number: float) -> str:
+    """A number as a rule's name carries it: the shortest text that reads back as the same float64."""
+    return repr(float(number)).removesuffix(".0")
+
+
 class RankRule(Protocol):
     """A small frozen callable, picklable, with the name its choices carry."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.rank.choice import RankChoice
+from engine.rank.choice import RankChoice, exactly
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def explained_variance(
         stop short of the share.
     """
     _check(fraction)
-    name = name or f"ev:{fraction:g}"
+    name = name or f"ev:{exactly(fraction)}"
     squares = np.asarray(singular_values, dtype=np.float64).ravel() ** 2
     whole = float(squares.sum()) if total is None else total
     if not whole > 0:
@@ -61,7 +61,7 @@ class ExplainedVariance:
 
     @property
     def name(self) -> str:
-        return f"ev:{self.fraction:g}"
+        return f"ev:{exactly(self.fraction)}"
 
     @staticmethod
     def parse(argument: str) -> ExplainedVariance:
@@ -72,7 +72,8 @@ class ExplainedVariance:
         return ExplainedVariance(fraction)
 
     def __call__(self, spectrum: Spectrum) -> RankChoice:
-        total = spectrum.total_variance * max(spectrum.n_effective, 1)
+        # Variances are over n − 1 whether the rows were centred or not, so Σσ² is what that gives back.
+        total = spectrum.total_variance * max(spectrum.n_rows - 1, 1)
         choice = explained_variance(spectrum.singular_values, self.fraction, total, self.name)
         if choice.k is None and total > 0:
             # Only values below the floor are missing: everything that can be told from zero is the answer.

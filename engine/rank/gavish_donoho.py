@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.rank.choice import RankChoice
+from engine.rank.choice import RankChoice, exactly
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class GavishDonoho:
 
     @property
     def name(self) -> str:
-        return NAME if self.noise is None else f"{NAME}:{self.noise:g}"
+        return NAME if self.noise is None else f"{NAME}:{exactly(self.noise)}"
 
     @staticmethod
     def parse(argument: str) -> GavishDonoho:

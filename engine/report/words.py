@@ -64,7 +64,7 @@ def rule(k: str | Mapping[str, Any]) -> str:
         noise = f"noise of standard deviation {argument}" if argument else "noise judged from the median singular value"
         return f"Gavish–Donoho, {noise}"
     if name == "ev":
-        return f"the fewest components with {100 * float(argument):g} % of the variance"
+        return f"the fewest components with {100 * float(argument):.14g} % of the variance"
     return f"K = {k} for every matrix"
 
 

@@ -195,6 +195,11 @@ def _pattern(value: Any, key: str, where: str) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         raise _wrong(where, key, value, "an object")
     for pattern in value:
+        if not _tame(pattern):
+            raise Refusal(
+                Reason.BAD_CONFIG,
+                f"{where}: {key} has {pattern[:60]!r}, a regular expression that could take for ever; simplify it",
+            )
         try:
             _compiled(pattern)
         except (re.error, RecursionError, OverflowError) as error:
@@ -222,6 +227,14 @@ def _wrong(where: str, key: str, value: Any, wanted: str) -> Refusal:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
     return Refusal(Reason.BAD_CONFIG, f"{where}: {key} is {shown}, expected {wanted}")
+
+
+def _tame(pattern: str) -> bool:
+    """Whether a pattern from a stranger is matched in reasonable time: no repeated group, few repeats, not long.
+
+    Python's matcher backtracks, so "(a+)+" takes time exponential in a name's length, and n repeats its n-th power.
+    """
+    return len(pattern) <= 1000 and not re.search(r"\)[*+{]", pattern) and len(re.findall(r"[*+{]", pattern)) <= 3
 
 
 @lru_cache(maxsize=4096)

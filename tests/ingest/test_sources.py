@@ -80,8 +80,18 @@ def test_each_file_is_taken_once(tree: Path) -> None:
 
 
 def test_links_in_a_circle_end(tree: Path) -> None:
-    os.symlink(tree, tree / "a" / "loop")
+    for name in ("loop", "pool", "polo"):
+        os.symlink(tree, tree / "a" / name)
     assert len(find([tree])) == 8
+    assert len(find([str(tree / "**" / "checkpoint-*")])) == 2
+    names = [s.name for s in find([str(tree / "**" / "*.safetensors")])]
+    assert {"a/checkpoint-500", "b/checkpoint-500", "two/one"} <= set(names)
+
+
+def test_a_line_that_is_wrong_is_named(tree: Path) -> None:
+    listing = touch(tree.parent / "list.txt", "in/b\nnowhere\n")
+    with pytest.raises(EigenzooError, match=r"list\.txt, line 2: .*nowhere: no such file"):
+        find([listing])
 
 
 @pytest.mark.parametrize(

@@ -111,23 +111,35 @@ def test_k_from_a_file(folder: Path, capfd: pytest.CaptureFixture[str], tmp_path
     assert code == 1 and "layers.1.q A" in err
 
 
+def test_a_run_that_is_being_written(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from engine.job import open_job
+
+    with open_job(folder / "z", folder / "run"):
+        code, out, err = run(capfd, "fit", str(folder / "z"), "--out", str(folder / "run"))
+        assert code == 1 and out == "" and "another fit is writing to this run" in err and len(err.splitlines()) == 1
+        assert len(read(capfd, "rank", str(folder / "run"))["matrices"]) == 4, "who reads need not wait"
+
+
 WRONG = [
     (["ingest"], 2, "SOURCE"),
     (["ingest", "x"], 2, "--zoo"),
     (["ingest", "nowhere", "--zoo", "z"], 1, "no such file or folder"),
     (["ingest", ".", "--zoo", "z", "--memory", "much"], 2, "512MiB"),
     (["ingest", "{z}", "--zoo", "z"], 1, "no adapter in it"),
-    (["ingest", "{in}", "--zoo", "z", "--rename", "a"], 1, "OLD=NEW"),
+    (["ingest", "{in}", "--zoo", "z", "--rename", "a"], 2, "OLD=NEW"),
+    (["ingest", "nowhere", "--zoo", "z", "--rename", "a=b", "--rename", "a..b=c"], 2, "whole dotted components"),
     (["info", "nowhere"], 1, "no zoo there"),
     (["verify", "nowhere"], 1, "no zoo there"),
     (["fit", "nowhere", "--out", "r"], 1, "no zoo there"),
     (["fit", "{z}", "--out", "r", "--k", "many"], 2, "gavish-donoho"),
     (["fit", "{z}", "--out", "r", "--k", "ev:2"], 2, "ev"),
     (["fit", "{z}", "--out", "r", "--k", "missing.json"], 2, "no such file"),
-    (["fit", "{z}", "--out", "r", "--side", "C"], 1, "A, B or both"),
-    (["fit", "{z}", "--out", "r", "--center", "row"], 1, "feature"),
+    (["fit", "{z}", "--out", "r", "--side", "C"], 2, "A, B or both"),
+    (["fit", "{z}", "--out", "r", "--center", "row"], 2, "feature or none"),
     (["fit", "{z}", "--out", "r", "--layers", "x*"], 1, "matches none of 2 layers"),
-    (["fit", "{z}", "--out", "r", "--device", "abacus"], 1, "abacus"),
+    (["fit", "{z}", "--out", "r", "--device", "abacus"], 2, "abacus"),
+    (["fit", "nowhere", "--out", "r", "--side", "C"], 2, "--side"),
+    (["fit", "{z}", "--out", "r", "--k", "49"], 1, "49 components asked of layers.0.q A"),
     (["fit", "{z}", "--out", "r", "--workers", "0"], 2, "--workers"),
     (["fit", "{z}", "--out", "r", "--memory", "1MiB"], 1, "raise --memory"),
     (["fit", "{z}", "--out", "r", "--scheduler", "tcp://127.0.0.1:1"], 1, "no scheduler answers"),

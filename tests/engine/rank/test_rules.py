@@ -14,6 +14,7 @@ from ingest.errors import EigenzooError
 
 SIGMA = np.sqrt([6.0, 3.0, 1.0, 0.0])
 SPECTRUM = Spectrum(SIGMA, 10.0 / 9, 10, 4, 9, 0, 0.0, "moments")
+UNCENTRED = Spectrum(SIGMA, 10.0 / 9, 10, 4, 10, 0, 0.0, "moments")  # variances are over n − 1 here too
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,9 @@ SPECTRUM = Spectrum(SIGMA, 10.0 / 9, 10, 4, 9, 0, 0.0, "moments")
     [
         ("gavish-donoho", GavishDonoho()),
         ("gavish-donoho:0.5", GavishDonoho(0.5)),
+        ("gavish-donoho:0.0123456789", GavishDonoho(0.0123456789)),
+        ("gavish-donoho:1e-05", GavishDonoho(1e-5)),
+        ("ev:0.9999999", ExplainedVariance(0.9999999)),
         ("ev:0.8", ExplainedVariance(0.8)),
         ("ev:1", ExplainedVariance(1.0)),
         (12, Fixed(12)),
@@ -31,7 +35,16 @@ SPECTRUM = Spectrum(SIGMA, 10.0 / 9, 10, 4, 9, 0, 0.0, "moments")
 )
 def test_parse(given: Any, rule: Any) -> None:
     assert parse_rule(given) == rule
+    assert parse_rule(given).name == (str(given) if isinstance(given, str | int) else given.name)
     assert parse_rule(parse_rule(given).name) == rule  # a name reads back as its rule
+
+
+def test_names_are_exact() -> None:
+    third = float(np.float64(1) / 3)
+    for rule in (ExplainedVariance(third), GavishDonoho(third), ExplainedVariance(float(np.nextafter(1, 0)))):
+        assert parse_rule(rule.name) == rule
+    assert ExplainedVariance(np.float64(0.8)).name == explained_variance(SIGMA, np.float64(0.8)).rule == "ev:0.8"
+    assert explained_variance(SIGMA, 0.9999999).rule == "ev:0.9999999"
 
 
 @pytest.mark.parametrize(
@@ -60,8 +73,10 @@ def test_parse_refuses(given: Any) -> None:
 
 
 @pytest.mark.parametrize(("fraction", "k"), [(0.1, 1), (0.6, 1), (0.61, 2), (0.9, 2), (0.91, 3), (1.0, 3)])
-def test_smallest_k_that_reaches_the_share(fraction: float, k: int) -> None:
-    choice = ExplainedVariance(fraction)(SPECTRUM)
+@pytest.mark.parametrize("spectrum", [SPECTRUM, UNCENTRED], ids=["centred", "uncentred"])
+def test_smallest_k_that_reaches_the_share(spectrum: Spectrum, fraction: float, k: int) -> None:
+    choice = ExplainedVariance(fraction)(spectrum)
+    assert not choice.note
     assert (choice.k, choice.threshold, choice.rule) == (k, fraction, f"ev:{fraction:g}")
 
 

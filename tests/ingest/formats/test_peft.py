@@ -464,3 +464,13 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as caught:
         fingerprint(files)
     assert caught.value.reason is Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("pattern", ["([a-z0-9_.]+)+!", "(a*){9}", ".*.*.*.*x", "a" * 2000])
+def test_a_pattern_that_could_take_for_ever_is_refused(tmp_path: Path, pattern: str) -> None:
+    rng = np.random.default_rng(0)
+    name = "model.layers.0." + "q" * 40
+    files = write_peft_folder(tmp_path, {name: factors(rng, 4, 8, 8)}, rank_pattern={pattern: 4})
+    with pytest.raises(Refusal) as caught:
+        parse(files)
+    assert caught.value.reason is Reason.BAD_CONFIG and "rank_pattern" in caught.value.detail

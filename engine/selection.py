@@ -1,0 +1,96 @@
+"""Which matrices of a zoo a run fits, and with what settings; refused here if they cannot be had."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from engine.rank import parse_rule
+from engine.rank.fixed import Fixed
+from engine.run import RunSettings
+from engine.subspace import CENTERS
+from ingest.errors import EigenzooError
+
+if TYPE_CHECKING:
+    from ingest.store.reader import MatrixInfo, Zoo
+
+KByMatrix = Mapping[str, Mapping[str, int]]
+SIDES = ("A", "B", "both")
+
+
+def choose_matrices(zoo: Zoo, layers: str = "*", side: str = "both") -> list[MatrixInfo]:
+    """The matrices whose layer matches the glob, on the given side or both.
+
+    Raises
+    ------
+    EigenzooError
+        For an unknown side, or when nothing matches.
+    """
+    if side not in SIDES:
+        raise EigenzooError(f"side: got {side!r}; choose A, B or both")
+    globs = [g.strip() for g in layers.split(",") if g.strip()]
+    chosen = [
+        m
+        for m in zoo.matrices
+        if side in ("both", m.side) and any(fnmatch.fnmatchcase(m.layer, glob) for glob in globs)
+    ]
+    if not chosen:
+        if not zoo.matrices:
+            raise EigenzooError(f"{zoo.path}: the zoo has no accepted adapter; `eigenzoo info` says why")
+        example = zoo.matrices[0].layer
+        raise EigenzooError(f"layers: {layers!r} matches none of {len(zoo.layers)} layers, such as {example!r}")
+    return chosen
+
+
+def run_settings(center: str, k: str | int | KByMatrix) -> RunSettings:
+    """The settings of a run, with a rule under its own name.
+
+    Raises
+    ------
+    EigenzooError
+        For an unknown centring or rule.
+    """
+    if center not in CENTERS:
+        raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
+    if isinstance(k, Mapping):
+        return RunSettings(center, {layer: dict(sides) for layer, sides in k.items()})
+    return RunSettings(center, parse_rule(k).name)
+
+
+def check_k(settings: RunSettings, chosen: Sequence[MatrixInfo]) -> None:
+    """Numbers given for K must be there for every matrix to be fitted, and within the rank that it can have.
+
+    The rank itself may be lower still, which only the fit can find out.
+
+    Raises
+    ------
+    EigenzooError
+        Naming the first matrix at fault.
+    """
+    if isinstance(settings.k, str):
+        rule = parse_rule(settings.k)
+        if not isinstance(rule, Fixed):
+            return
+        wanted = [rule.k] * len(chosen)
+    else:
+        wanted = [_k_of(settings.k, info) for info in chosen]
+    over = [(info, k) for info, k in zip(chosen, wanted, strict=True) if k > possible_rank(info, settings.center)]
+    if over:
+        info, k = over[0]
+        raise EigenzooError(
+            f"k: {k} components asked of {info.layer} {info.side}, {info.rows} × {info.width}, whose rank is at most "
+            f"{possible_rank(info, settings.center)}; likewise {len(over)} of {len(chosen)} matrices: ask for fewer"
+        )
+
+
+def possible_rank(info: MatrixInfo, center: str) -> int:
+    """The highest rank that a matrix of this shape can have: centring takes a row's worth."""
+    return min(info.rows - 1 if center == "feature" else info.rows, info.width)
+
+
+def _k_of(table: KByMatrix, info: MatrixInfo) -> int:
+    k = table.get(info.layer, {}).get(info.side)
+    if not isinstance(k, int) or isinstance(k, bool) or k < 0:
+        raise EigenzooError(f"k: no whole number for {info.layer} {info.side} (found {k!r}); add it to the K file")
+    return k
