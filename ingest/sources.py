@@ -49,6 +49,8 @@ def find(sources: Sequence[str | os.PathLike[str]]) -> list[Source]:
     EigenzooError
         If a source does not exist or holds no candidate.
     """
+    if not sources:
+        raise EigenzooError("no source given; give a folder, a glob or a text file of sources")
     out: list[Source] = []
     seen: set[str] = set()
     for source in sources:

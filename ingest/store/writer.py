@@ -62,6 +62,8 @@ class ZooWriter:
     """
 
     def __init__(self, path: str) -> None:
+        if not path:
+            raise EigenzooError("the zoo's path is empty; give a folder")
         self.path = os.path.abspath(path)
         self.commit: Commit = catalog.EMPTY
         self._touched: set[str] = set()

@@ -390,3 +390,17 @@ def test_a_second_start_decides_as_the_first_would_have(
     ingest(tmp_path / "in", tmp_path / "z")
     one, other = (contents(open_zoo(tmp_path / name)) for name in ("whole", "z"))
     assert sorted(one.pop("adapters")) == sorted(other.pop("adapters")) and one == other
+
+
+def test_a_zoo_that_accepts_nobody_has_no_base_yet(tmp_path: Path, rng: np.random.Generator) -> None:
+    write(tmp_path / "in/a", rng)
+    assert ingest(tmp_path / "in", tmp_path / "z", base_model="mistyped").added == ()
+    zoo = open_zoo(tmp_path / "z")
+    assert zoo.base_model is None and [r.reason for r in zoo.adapters] == ["other-base"]
+    assert ingest(tmp_path / "in", tmp_path / "z", base_model="some/base").added == ("a",)
+
+
+def test_no_source_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EigenzooError, match="no source given"):
+        ingest([], tmp_path / "z")
+    assert not (tmp_path / "z").exists()
