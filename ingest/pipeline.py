@@ -14,21 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from ingest import formats
 from ingest.errors import Refusal
 from ingest.fill import SourceChanged, fill
-from ingest.formats.lora_config import read_config
 from ingest.layout import lay_out, prepare
 from ingest.memory import deal_out
 from ingest.plan import Plan, PlannedAdapter, plan
 from ingest.reasons import Reason
-from ingest.safetensors_file import pack_header, read_header
+from ingest.rest import keep_the_rest
 from ingest.screen import Screened, screen
-from ingest.spans import read_parts
 from ingest.store.catalog import AdapterRecord
 from ingest.store.writer import ZooWriter
 
@@ -152,7 +148,7 @@ def run(
                 try:
                     groups = list(layout.work.groups(room.group))
                     nbytes = sum(each(partial(fill, writer, layout.work, tell=tell), groups))
-                    texts = _keep_the_rest(writer, judged.accepted)
+                    texts = keep_the_rest(writer, judged.accepted)
                     break
                 except SourceChanged as change:
                     # Whoever is gone may have been somebody's twin, and left rows behind: judge and fill again.
@@ -265,42 +261,3 @@ def _record(planned: PlannedAdapter, screened: Screened | None, refusal: Refusal
         rows=0 if refusal is not None else sum(m.rank for m in adapter.modules),
         extras="" if refusal is not None or screened is None else screened.extras,
     )
-
-
-def _keep_the_rest(writer: ZooWriter, accepted: Sequence[tuple[PlannedAdapter, Screened]]) -> dict[str, dict[str, Any]]:
-    """Store the adapters' other tensors; return their texts.  Raises SourceChanged where they are not as screened."""
-    texts: dict[str, dict[str, Any]] = {}
-    for planned, screened in accepted:
-        adapter = planned.adapter
-        try:
-            if screened.extras:
-                parts = _Digested(read_parts(adapter.files.weights, adapter.extras, adapter.data_start))
-                writer.write_extras(planned.name, chain([pack_header(adapter.extras)], parts))
-                if parts.hexdigest() != screened.extras:
-                    raise SourceChanged(planned, "its file changed while it was read; run again when it is whole")
-            text = read_config(adapter.files.config).text if adapter.files.config else None
-            metadata = read_header(adapter.files.weights).metadata
-            fingerprint = formats.fingerprint(adapter.files)
-        except (OSError, Refusal) as error:
-            raise SourceChanged(planned, f"its file changed while it was read ({error}); run again") from error
-        if fingerprint != adapter.fingerprint:
-            raise SourceChanged(planned, "its files changed while they were read; run again when they are whole")
-        texts[planned.name] = {"config": text, "metadata": metadata}
-    return texts
-
-
-class _Digested:
-    """Parts as they pass, and `extras_digest` of them afterwards."""
-
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        import xxhash
-
-        self._parts, self._digest = parts, xxhash.xxh3_128()
-
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._parts:
-            self._digest.update(part)
-            yield part
-
-    def hexdigest(self) -> str:
-        return str(self._digest.hexdigest())

@@ -17,7 +17,8 @@ from ingest.reasons import Reason
 from ingest.sources import Source, find
 from ingest.store import schema
 from ingest.store.catalog import EMPTY, AdapterRecord, Commit
-from ingest.store.reader import Zoo, read_commit
+from ingest.store.reader import Zoo
+from ingest.store.root import read_commit
 
 if TYPE_CHECKING:
     from ingest.formats.adapter import LoraAdapter

@@ -19,7 +19,8 @@ from engine.job import fit_zoo
 from engine.run import Run, open_run
 from ingest import synthetic
 from ingest.pipeline import ingest
-from ingest.store.reader import open_zoo, read_commit
+from ingest.store.reader import open_zoo
+from ingest.store.root import read_commit
 from ingest.verify import verify
 from tests.ingest.builders import factors, write_peft_folder
 from tests.ingest.test_pipeline import contents

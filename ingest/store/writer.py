@@ -33,15 +33,17 @@ from typing import TYPE_CHECKING, Any, Self
 from ingest.errors import EigenzooError
 from ingest.store import catalog, schema
 from ingest.store.catalog import AdapterRecord, ArrayRecord, Commit, Segment
-from ingest.store.reader import Zoo, read_commit
+from ingest.store.nodes import nodes_of
+from ingest.store.reader import Zoo
+from ingest.store.root import read_commit
 from ingest.store.rows import read_array
+from ingest.store.sweep import PARTIAL, sweep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Buffer = bytes | bytearray | memoryview
 
-PARTIAL = ".partial"
 WRITERS = 2  # threads that write chunks behind the caller's back
 LOCK = "writer.lock"
 DIRTY = "writing"
@@ -99,7 +101,7 @@ class ZooWriter:
         try:
             self.commit = read_commit(self.path) or catalog.EMPTY
             if os.path.exists(self._file(DIRTY)):
-                self._sweep()
+                sweep(self.zoo())
             with open(self._file(DIRTY), "w"):
                 pass
         except BaseException:
@@ -111,7 +113,7 @@ class ZooWriter:
         self._behind.shutdown(cancel_futures=True)
         if kind is None:
             if self._stray:
-                self._sweep()
+                sweep(self.zoo())
             os.unlink(self._file(DIRTY))
         if self.commit.version == 0 and set(os.listdir(self.path)) <= {LOCK, DIRTY, f"{schema.ROOT}{PARTIAL}"}:
             shutil.rmtree(self.path)  # nothing was written: leave no empty zoo behind
@@ -209,7 +211,7 @@ class ZooWriter:
         if adapters:
             segment = self._segment(f"{schema.CATALOG}/{version:06d}", adapters, entries, texts)
             commit = dataclasses.replace(commit, segments=(*commit.segments, segment))
-        nodes = _nodes(commit)
+        nodes = nodes_of(commit)
         futures = [self._behind.submit(self._put_metadata, f"{p}/{schema.ROOT}", d) for p, d in nodes.items()]
         for future in futures:
             future.result()
@@ -260,45 +262,8 @@ class ZooWriter:
         os.replace(temporary, path)
         self._touched.add(name)
 
-    def _sweep(self) -> None:
-        """Remove what a killed writer left: temporary files, chunks and segments that no commit names."""
-        arrays = {a.path: -(-a.rows // a.chunk) for a in self.commit.arrays}
-        groups = {os.path.dirname(p) for p in arrays}
-        segments = {os.path.basename(s.name) for s in self.commit.segments}
-        extras = {f"{schema.quote(r.name)}.safetensors" for r in self.zoo().accepted if r.extras}
-        for folder, folders, files in os.walk(self.path):
-            here = os.path.relpath(folder, self.path).replace(os.sep, "/")
-            if here.startswith("layers/"):
-                known = here in groups if here.count("/") == 1 else here in arrays
-                if not known:
-                    folders.clear()
-                    shutil.rmtree(folder)
-                    continue
-            for file in files:
-                if here in arrays and file.startswith("c.") and not file.endswith(PARTIAL):
-                    stale = int(file.split(".")[1]) >= arrays[here]
-                elif here == f"{schema.CATALOG}/extras":
-                    stale = file not in extras
-                else:
-                    stale = file.endswith(PARTIAL) or (here == schema.CATALOG and file.split(".")[0] not in segments)
-                if stale:
-                    os.unlink(os.path.join(folder, file))
-
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
-
-
-def _nodes(commit: Commit) -> dict[str, dict[str, Any]]:
-    """The metadata of every group and array below the root, by path."""
-    nodes: dict[str, dict[str, Any]] = {"layers": schema.group_document({})}
-    for layer in commit.layers:
-        nodes[schema.layer_path(layer.layer)] = schema.group_document(
-            {"layer": layer.layer, "kind": layer.kind, "a_shape": list(layer.a_shape), "out": layer.out}
-        )
-    for a in commit.arrays:
-        nodes[a.path] = schema.array_document(a.rows, a.width, a.dtype, a.chunk, {"layer": a.layer, "side": a.side})
-    # zarr nests consolidated metadata by runs of keys with one parent: children of one group must stand together.
-    return dict(sorted(nodes.items(), key=lambda item: (item[0].count("/"), item[0])))
 
 
 def _dumps(document: dict[str, Any]) -> bytes:
