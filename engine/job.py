@@ -145,15 +145,16 @@ def open_job(
     Raises
     ------
     EigenzooError
-        If nothing matches, a K is more than a matrix can have, a setting differs from the run's, the zoo is another
-        one at the same path, or another fit is writing to the run.
+        If nothing matches, a K is more than a matrix can have, a setting differs from the run's, the zoo is not
+        the run's (the same zoo at another path is), or another fit is writing to the run.
     """
     zoo = zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
     path = os.path.abspath(os.fspath(out))
     settings = run_settings(center, k)
     chosen = choose_matrices(zoo, layers, side)
     check_k(settings, chosen)
-    record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model, zoo.commit.uuid)
+    planned = tuple((m.layer, m.side) for m in chosen)
+    record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model, zoo.commit.uuid, planned)
     device = choose(device)
     with locked(path):
         prepare(path, record, zoo.matrices, restart=restart, notice=notice)

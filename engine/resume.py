@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.run import MATRICES, RUN, RunRecord, marker_path, read_record, result_path, write_record
@@ -70,7 +71,8 @@ def prepare(
     """
     if restart:
         _discard(path)
-    _continue_or_begin(path, record, notice)
+    matrices = list(matrices)
+    _continue_or_begin(path, record, matrices, notice)
     _sweep(path)
     _drop_others(path, matrices, notice)
 
@@ -88,11 +90,12 @@ def _discard(path: str) -> None:
         os.unlink(os.path.join(path, RUN))
 
 
-def _continue_or_begin(path: str, record: RunRecord, notice: Notice | None) -> None:
+def _continue_or_begin(path: str, record: RunRecord, matrices: list[MatrixInfo], notice: Notice | None) -> None:
     before = read_record(path)
     if before is not None:
         changes = before.settings.differences(record.settings)
-        if before.zoo != record.zoo:
+        moved = before.zoo != record.zoo
+        if moved and not (before.zoo_uuid and before.zoo_uuid == record.zoo_uuid):
             changes.append(f"zoo: {before.zoo} → {record.zoo}")
         elif before.zoo_uuid and record.zoo_uuid and before.zoo_uuid != record.zoo_uuid:
             changes.append("zoo: another zoo at the same path")
@@ -100,8 +103,14 @@ def _continue_or_begin(path: str, record: RunRecord, notice: Notice | None) -> N
             raise EigenzooError(
                 f"{path}: the run was made with other settings ({'; '.join(changes)}); give another --out, or --restart"
             )
+        if moved and notice is not None:
+            notice(f"the zoo was at {before.zoo} when the run was made; it goes on from {record.zoo}")
         if before.zoo_version != record.zoo_version and notice is not None:
             notice(f"the zoo is at commit {record.zoo_version}, the run was made at commit {before.zoo_version}")
+        # A matrix that an earlier start asked for is still asked for, unless the zoo has it no more.
+        known = {(m.layer, m.side) for m in matrices}
+        planned = dict.fromkeys([*(key for key in before.planned if key in known), *record.planned])
+        record = replace(record, planned=tuple(planned))
     if before != record:
         write_record(path, record)
 

@@ -3,7 +3,7 @@
 ::
 
     run/
-      run.json                          settings, and the zoo (path, uuid, commit) they were applied to
+      run.json                          settings, the matrices asked for, and the zoo (path, uuid, commit)
       matrices/<layer>.<side>.safetensors   the Subspace
       matrices/<layer>.<side>.json          its summary; written last, so it marks the result as complete
       .lock                             held by the fit that writes
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ class RunRecord:
     """The run as a whole: its settings, and the zoo it was made from.
 
     `zoo_uuid` tells apart zoos that were made at one path, one after the other; "" where it is unknown.
+    `planned` are the matrices, as (layer, side), that any start asked for; none where that was not recorded.
     """
 
     settings: RunSettings
@@ -55,6 +56,7 @@ class RunRecord:
     zoo_version: int
     base_model: str | None
     zoo_uuid: str = ""
+    planned: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,10 @@ class Run:
                     out.append(MatrixResult(**json.load(file)))
         return sorted(out, key=lambda m: (natural_key(m.layer), m.side))
 
+    def planned(self, finished: Iterable[MatrixResult]) -> int:
+        """How many matrices were ever asked for; of an old run, how many are finished."""
+        return len({*self.record.planned, *(m.key for m in finished)})
+
     def subspace(self, layer: str, *, side: str) -> Subspace:
         """The whole result of one matrix.
 
@@ -169,7 +175,8 @@ def read_record(path: str) -> RunRecord | None:
             )
         settings = RunSettings(**document["settings"])
         zoo = {name: document[name] for name in ("zoo", "zoo_version", "base_model")}
-        return RunRecord(settings, **zoo, zoo_uuid=document.get("zoo_uuid", ""))
+        planned = tuple((str(layer), str(side)) for layer, side in document.get("planned", ()))
+        return RunRecord(settings, **zoo, zoo_uuid=document.get("zoo_uuid", ""), planned=planned)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 from engine.rank import parse_rule
 from engine.rank.fixed import Fixed
@@ -54,7 +55,7 @@ def run_settings(center: str, k: str | int | KByMatrix) -> RunSettings:
     if center not in CENTERS:
         raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
     if isinstance(k, Mapping):
-        return RunSettings(center, {layer: dict(sides) for layer, sides in k.items()})
+        return RunSettings(center, {layer: {s: _plain(n) for s, n in sides.items()} for layer, sides in k.items()})
     return RunSettings(center, parse_rule(k).name)
 
 
@@ -87,6 +88,11 @@ def check_k(settings: RunSettings, chosen: Sequence[MatrixInfo]) -> None:
 def possible_rank(info: MatrixInfo, center: str) -> int:
     """The highest rank that a matrix of this shape can have: centring takes a row's worth."""
     return min(info.rows - 1 if center == "feature" else info.rows, info.width)
+
+
+def _plain(k: Any) -> Any:
+    # A number from an array is none that JSON knows; what is no number is refused later, by name.
+    return k if isinstance(k, bool) or not isinstance(k, Integral) else int(k)
 
 
 def _k_of(table: KByMatrix, info: MatrixInfo) -> int:

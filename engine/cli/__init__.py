@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+INTERRUPTED = 130
+INTERRUPTED_LINE = "eigenzoo: interrupted; the same command goes on from here"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line.
@@ -27,11 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="eigenzoo", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
+            print(INTERRUPTED_LINE, file=sys.stderr)
         return code if isinstance(code, int) else 0
     except Exception as error:
         if isinstance(error, typer.Abort):
-            print("eigenzoo: interrupted; the same command goes on from here", file=sys.stderr)
-            return 130
+            print(INTERRUPTED_LINE, file=sys.stderr)
+            return INTERRUPTED
         if debug:
             raise
         usage = isinstance(error, usage_error)
@@ -55,5 +60,5 @@ def main(argv: list[str] | None = None) -> int:
         print(f"eigenzoo: {printable(' '.join(text.split()))}", file=sys.stderr)
         return 2 if usage else 1
     except KeyboardInterrupt:
-        print("eigenzoo: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        print(INTERRUPTED_LINE, file=sys.stderr)
+        return INTERRUPTED

@@ -18,9 +18,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"eigenzoo {version('eigenzoo')}")
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            print("eigenzoo, not installed")
+        raise typer.Exit
+
+
 @app.callback()
 def _top(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
 ) -> None:
     """The subspace that a zoo of LoRA adapters shares: ingest, fit, K.
 

@@ -12,6 +12,7 @@ import typer
 from engine.cli.output import Meter, emit_json, say, size, table
 from engine.cli.runs import matrix_json, show_k
 from engine.cli.zoo import Json, print_refused
+from ingest.errors import EigenzooError
 
 MARKER = ".eigenzoo-demo"
 PARTS = ("adapters", "zoo.zarr", "run")
@@ -45,7 +46,8 @@ def demo(
     say(f"ingested {len(result.added)} adapters, {size(result.nbytes)}, into {result.zoo}")
 
     with DaskRunner(workers=min(2, os.cpu_count() or 1)) as runner, Meter("fit", "matrices") as meter:
-        say(f"dask dashboard {runner.dashboard_link}")
+        if runner.dashboard_link:
+            say(f"dask: dashboard {runner.dashboard_link}")
 
         def tell(p: Progress) -> None:
             meter.update(p.done, p.total)
@@ -103,8 +105,11 @@ def make_room(folder: Path) -> None:
             raise typer.BadParameter(f"--out {folder}: a file; give a new path")
         if folder.exists() and any(folder.iterdir()):
             raise typer.BadParameter(f"--out {folder}: a folder with files that no demo wrote; give a new path")
-        folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text("`eigenzoo demo` wrote this folder and may clear it.\n", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            marker.write_text("`eigenzoo demo` wrote this folder and may clear it.\n", encoding="utf-8")
+        except OSError as error:
+            raise EigenzooError(f"{folder}: cannot write there ({error.strerror}); give another --out") from error
     for part in PARTS:
         if (folder / part).is_symlink():
             (folder / part).unlink()  # not what it points to

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.output import Meter, emit_json, parse_size, say, size, table
-from engine.cli.zoo import Json, ZooPath
+from engine.cli.zoo import Json, ZooPath, is_zoo, open_zoo_here
 
 if TYPE_CHECKING:
     from engine.job import Job
-    from engine.run import MatrixResult
+    from engine.run import MatrixResult, Run
     from engine.runners.dask_ import DaskRunner
     from engine.selection import KByMatrix
 
@@ -60,7 +60,15 @@ def fit(
     one_of("--center", center, CENTERS)
     one_of("--device", device, ("auto", *BACKENDS))
     with open_job(
-        zoo, out, layers=layers, side=side, center=center, k=parse_k(k), device=device, restart=restart, notice=say
+        open_zoo_here(zoo),
+        out,
+        layers=layers,
+        side=side,
+        center=center,
+        k=parse_k(k),
+        device=device,
+        restart=restart,
+        notice=say,
     ) as job:
         if job.waiting:
             with _cluster(job, scheduler, workers, memory) as (runner, share), Meter("fit", "matrices") as meter:
@@ -70,15 +78,13 @@ def fit(
 
                 run_job(job, runner, memory=share, progress=tell)
         run = open_run(job.path)
-    print_matrices(run.matrices, json)
+    print_run(run, json)
     say(f"run {run.path}")
 
 
 def rank(run: RunPath, json: Json = False) -> None:
     """List a run's matrices with K by every rule."""
-    from engine.run import open_run
-
-    print_matrices(open_run(run).matrices, json)
+    print_run(open_run_here(run), json)
 
 
 def report(
@@ -88,9 +94,10 @@ def report(
 ) -> None:
     """Write an HTML page with scree and explained-variance curves."""
     from engine.report.page import write_report
-    from engine.run import open_run
 
-    path = os.path.abspath(write_report(open_run(run), out))
+    opened = open_run_here(run)
+    path = os.path.abspath(write_report(opened, out))
+    say_what_is_missing(opened, opened.matrices)
     if json:
         emit_json({"report": path})
     else:
@@ -138,6 +145,22 @@ def parse_k(text: str) -> str | KByMatrix:
         raise typer.BadParameter(f"--{error}{hint}") from error
 
 
+def open_run_here(path: str) -> Run:
+    """A run, for a command that takes one; a zoo is told apart.
+
+    Raises
+    ------
+    EigenzooError
+        If there is no run at `path`.
+    """
+    from engine.run import RUN, open_run
+    from ingest.errors import EigenzooError
+
+    if is_zoo(path) and not os.path.exists(os.path.join(path, RUN)):
+        raise EigenzooError(f"{path}: that is a zoo; give a run, as made by `eigenzoo fit {path} --out RUN`")
+    return open_run(path)
+
+
 @contextlib.contextmanager
 def _cluster(
     job: Job, scheduler: str | None, workers: int | None, memory: str | None
@@ -156,41 +179,50 @@ def _cluster(
         if runner.is_local:
             plural = "s" if workers > 1 else ""
             say(f"dask: {workers} worker{plural} here, tasks of up to {size(needed)}")
-            say(f"dask: dashboard {runner.dashboard_link}")
+            if runner.dashboard_link:
+                say(f"dask: dashboard {runner.dashboard_link}")
             yield runner, limit // workers
         else:
-            say(f"dask: {runner.n_workers} workers, dashboard {runner.dashboard_link}")
+            dashboard = f", dashboard {runner.dashboard_link}" if runner.dashboard_link else ""
+            say(f"dask: {runner.n_workers} workers{dashboard}")
             yield runner, parse_size(memory) // max(1, runner.n_workers) if memory else None
 
 
-def print_matrices(results: list[MatrixResult], json: bool) -> None:
-    """The table of a run, or its JSON."""
+def print_run(run: Run, json: bool) -> None:
+    """The table of a run, or its JSON, and what the run still lacks."""
+    from engine.run import rule_key
+
+    results = run.matrices
     if json:
-        emit_json({"matrices": [matrix_json(r) for r in results]})
-        return
-    rules = list(dict.fromkeys(name for r in results for name in r.k))
-    rows = [
-        (
-            r.layer,
-            r.side,
-            f"{r.rows} × {r.width}",
-            *(show_k(r.k.get(rule)) for rule in rules),
-            f"{r.total_variance:.4g}",
-            r.method,
-            r.note,
-        )
-        for r in results
-    ]
-    header = (
-        "layer",
-        "side",
-        "rows × width",
-        *(f"K {rule}" for rule in rules),
-        "total variance",
-        "method",
-        "note",
-    )
-    table(header, rows, right=range(2, 4 + len(rules)))
+        emit_json({"matrices": [matrix_json(r) for r in results], "planned": run.planned(results)})
+    else:
+        rows = [
+            (
+                r.layer,
+                r.side,
+                f"{r.rows} × {r.width}",
+                show_k(r.k.get("gavish_donoho")),
+                show_k(r.k.get("ev_0.8")),
+                show_k(r.k.get(rule_key(r.chosen), r.n_components)),
+                f"{r.total_variance:.4g}",
+                r.method,
+                r.note,
+            )
+            for r in results
+        ]
+        header = ("layer", "side", "rows × width", "K gavish_donoho", "K ev_0.8", "K kept")
+        table((*header, "total variance", "method", "note"), rows, right=range(2, 7))
+        k = run.record.settings.k
+        print(f"\nK kept {f'by {k}' if isinstance(k, str) else 'as given per matrix'}")
+    say_what_is_missing(run, results)
+
+
+def say_what_is_missing(run: Run, results: Sequence[MatrixResult]) -> None:
+    """A line where fewer matrices are finished than were asked for."""
+    planned = run.planned(results)
+    if len(results) < planned:
+        again = f"eigenzoo fit {run.record.zoo} --out {run.path}"
+        say(f"{len(results)} of {planned} matrices are finished; run `{again}` again for the rest")
 
 
 def matrix_json(r: MatrixResult) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ingest.pipeline import IngestResult
     from ingest.plan import Plan
     from ingest.store.catalog import AdapterRecord
+    from ingest.store.reader import Zoo
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 ZooPath = Annotated[str, typer.Argument(metavar="ZOO", help="The zoo's folder.")]
@@ -73,9 +75,7 @@ def ingest(
 
 def info(zoo: ZooPath, json: Json = False) -> None:
     """List a zoo's adapters, refusals and matrices."""
-    from ingest.store.reader import open_zoo
-
-    opened = open_zoo(zoo)
+    opened = open_zoo_here(zoo)
     if json:
         emit_json(
             {
@@ -112,10 +112,9 @@ def info(zoo: ZooPath, json: Json = False) -> None:
 
 def verify(zoo: ZooPath, json: Json = False) -> int:
     """Check every stored value against its digest."""
-    from ingest.store.reader import open_zoo
     from ingest.verify import verify as check
 
-    opened = open_zoo(zoo)
+    opened = open_zoo_here(zoo)
     with Meter("verify", "bytes") as meter:
         result = check(opened, progress=meter.update)
     if json:
@@ -127,6 +126,32 @@ def verify(zoo: ZooPath, json: Json = False) -> int:
         found = f"{len(result.problems)} problems" if result.problems else "whole"
         print(f"{result.adapters} adapters, {result.arrays} arrays, {size(result.nbytes)}: {found}")
     return 1 if result.problems else 0
+
+
+def is_zoo(path: str) -> bool:
+    """Whether a zoo's root document lies there."""
+    from ingest.store.schema import ROOT
+
+    return os.path.isfile(os.path.join(path, ROOT))
+
+
+def open_zoo_here(path: str) -> Zoo:
+    """A zoo, for a command that takes one; a run is told apart.
+
+    Raises
+    ------
+    EigenzooError
+        If there is no zoo at `path`.
+    """
+    from engine.run import RUN
+    from ingest.errors import EigenzooError
+    from ingest.store.reader import open_zoo
+
+    if not is_zoo(path) and os.path.isfile(os.path.join(path, RUN)):
+        raise EigenzooError(
+            f"{path}: that is a run; give the zoo it was made from (`eigenzoo rank {path}` shows the run)"
+        )
+    return open_zoo(path)
 
 
 def _check_renames(renames: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 
 from engine.rank.choice import RankRule
 from engine.rank.explained_variance import ExplainedVariance
@@ -26,7 +27,7 @@ def parse_rule(k: str | int | RankRule) -> RankRule:
     EigenzooError
         For anything else, with what would be understood.
     """
-    if isinstance(k, bool) or not isinstance(k, str | int):
+    if isinstance(k, bool) or not isinstance(k, str | Integral):
         if callable(k):
             return k
         raise EigenzooError(f"k: got {k!r}; give {_understood()}")

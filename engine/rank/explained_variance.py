@@ -66,10 +66,11 @@ class ExplainedVariance:
     @staticmethod
     def parse(argument: str) -> ExplainedVariance:
         try:
-            fraction = float(argument)
-        except ValueError:
-            raise EigenzooError(f"k: 'ev:{argument}': give a share of the variance, as in 'ev:0.8'") from None
-        return ExplainedVariance(fraction)
+            return ExplainedVariance(float(argument))
+        except (ValueError, EigenzooError):
+            raise EigenzooError(
+                f"k: 'ev:{argument}': give a share of the variance above 0 and at most 1, as in 'ev:0.8'"
+            ) from None
 
     def __call__(self, spectrum: Spectrum) -> RankChoice:
         # Variances are over n − 1 whether the rows were centred or not, so Σσ² is what that gives back.

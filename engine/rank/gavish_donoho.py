@@ -137,9 +137,14 @@ class GavishDonoho:
     @staticmethod
     def parse(argument: str) -> GavishDonoho:
         try:
-            return GavishDonoho(float(argument) if argument else None)
+            rule = GavishDonoho(float(argument) if argument else None)
         except ValueError:
             raise EigenzooError(f"k: 'gavish-donoho:{argument}': the noise level must be a number") from None
+        if rule.noise is not None and not (math.isfinite(rule.noise) and rule.noise > 0):
+            raise EigenzooError(
+                f"k: 'gavish-donoho:{argument}': the noise level must be above 0; leave it out if unknown"
+            )
+        return rule
 
     def __call__(self, spectrum: Spectrum) -> RankChoice:
         choice = gavish_donoho(spectrum.singular_values, spectrum.effective_shape, self.noise)

@@ -115,7 +115,8 @@ def share(centred: bool) -> dict[str, Any]:
 def _index_axis() -> Any:
     import altair as alt
 
-    return alt.Axis(format=",d", tickMinStep=1, grid=False)
+    # A logarithmic axis from 0.9 has a tick there, which would be labelled as another 1.
+    return alt.Axis(labelExpr="datum.value % 1 ? '' : format(datum.value, ',d')", tickMinStep=1, grid=False)
 
 
 def _spec(chart: Any) -> dict[str, Any]:

@@ -151,7 +151,8 @@ def _scree_words(subspace: Subspace, choice: RankChoice) -> str:
     zeros = int(np.count_nonzero(subspace.singular_values <= 0))
     if zeros == n:
         return f"{first} Every singular value is numerically zero."
-    last = f" {zeros} are numerically zero and have no place on a logarithmic axis." if zeros else ""
+    are = "is numerically zero and has" if zeros == 1 else "are numerically zero and have"
+    last = f" {zeros} {are} no place on a logarithmic axis." if zeros else ""
     drawn = int(np.count_nonzero(subspace.singular_values[thin(n) - 1] > 0))
     return f"{first} {_thinning_words(drawn, n, zeros)}{last}"
 

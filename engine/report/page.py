@@ -23,7 +23,7 @@ from engine.report.names import printable
 from engine.report.script import SCRIPT
 from engine.report.style import CSS
 from engine.report.table import matrix_table
-from engine.report.words import facts, introduction
+from engine.report.words import facts, introduction, unfinished
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -64,10 +64,13 @@ def write_report(
     About 1 MB for the libraries and at most 6 KiB per matrix for the curves, which are thinned to 250 points.
     The same run gives the same page, byte for byte.
     """
+    target = Path(os.path.abspath(os.fspath(path)))
+    if target.exists() and not target.is_file():
+        # The atomic step would replace a device such as /dev/stdout by a file.
+        raise EigenzooError(f"{target}: cannot be written (not a file); give the report another path")
     library, specs_of = _tools()
     data = page_data(run, planted or {})
     text = render(run, data, specs_of(data["axis"]), library, title=title, planted=bool(planted))
-    target = Path(os.path.abspath(os.fspath(path)))
     try:
         write_atomically(target, text.encode("utf-8"))
     except OSError as error:
@@ -106,6 +109,7 @@ def render(
 <h1>{heading}</h1>
 {introduction(matrices)}
 {facts(run, matrices)}
+{unfinished(run, len(matrices))}
 </header>
 <noscript><p>The charts need JavaScript; the table does not.</p></noscript>
 <section>

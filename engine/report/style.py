@@ -39,20 +39,21 @@ table {
   border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums;
   overflow-wrap: normal;
 }
-th, td { padding: .34rem .7rem; text-align: left; white-space: nowrap; }
+th, td { padding: .34rem .55rem; text-align: left; white-space: nowrap; }
 thead th {
   position: sticky; top: 0; background: var(--page); color: var(--muted); font-weight: 500;
-  vertical-align: bottom; white-space: normal; min-width: 4.2rem; line-height: 1.25;
+  vertical-align: bottom; white-space: normal; min-width: 3.6rem; line-height: 1.25;
   box-shadow: inset 0 -1px var(--line);
 }
 tbody th {
-  font-weight: 400; white-space: normal; min-width: 12rem; max-width: 34rem; overflow-wrap: break-word;
+  font-weight: 400; white-space: normal; min-width: 13rem; max-width: 34rem; overflow-wrap: anywhere;
 }
 tbody tr { cursor: pointer; }
 tbody tr:nth-child(even) { background: var(--raised); }
 tbody tr:hover, tbody tr[aria-current] { background: var(--pick); }
 .number { text-align: right; }
-.note { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
+.note { white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
+.missing { margin: 1rem 0 0; padding: .5rem .8rem; border-left: 4px solid var(--b); background: var(--raised); }
 [title] { text-decoration: underline dotted; text-underline-offset: 3px; cursor: help; }
 .off { color: var(--b); font-weight: 700; }
 a { color: inherit; text-decoration: none; unicode-bidi: isolate; }

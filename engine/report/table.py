@@ -46,7 +46,7 @@ def _row(index: int, m: Mapping[str, Any], planted: bool) -> str:
     variance = m["total_variance"]
     cells.append(_number(DASH if variance is None else f"{variance:.4g}"))
     return (
-        f'<tr data-index="{index}"><th scope="row"><a href="#matrix-{index}">{escape(m["layer"])}</a></th>'
+        f'<tr data-index="{index}"><th scope="row"><a href="#matrix-{index}">{_breakable(m["layer"])}</a></th>'
         f"<td>{escape(m['side'])}</td>{''.join(cells)}<td>{escape(m['method'])}</td>"
         f'<td class="note">{escape(m["note"])}</td></tr>'
     )
@@ -61,3 +61,8 @@ def _k(k: int | None, note: str, wrong: bool) -> str:
 
 def _number(value: object) -> str:
     return f"<td{_NUMBER}>{escape(str(value))}</td>"
+
+
+def _breakable(name: str) -> str:
+    # A long name breaks after its dots rather than anywhere.
+    return escape(name).replace(".", ".<wbr>")

@@ -50,6 +50,17 @@ def facts(run: Run, matrices: Sequence[Mapping[str, Any]]) -> str:
     return "<dl>" + "".join(f"<div><dt>{k}</dt><dd>{escape(printable(v))}</dd></div>" for k, v in entries) + "</dl>"
 
 
+def unfinished(run: Run, finished: int) -> str:
+    """That matrices are missing, as HTML; nothing where all that were asked for are there."""
+    planned = run.planned(run.matrices)
+    if finished >= planned:
+        return ""
+    return (
+        f'<p class="missing" role="note">{finished} of {planned} matrices are finished; '
+        "run <code>eigenzoo fit</code> again for the rest.</p>"
+    )
+
+
 def centring(center: str) -> str:
     """What was done to the rows."""
     return "the mean row is subtracted" if center == "feature" else "none: nothing is subtracted"

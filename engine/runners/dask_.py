@@ -7,12 +7,16 @@ another made: a state may be needed again when a worker is lost.
 
 from __future__ import annotations
 
+import logging
 from asyncio import CancelledError
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.runners.partition import fold, ranges_of, tree
+from engine.runners import tasks
+from engine.runners.partition import ranges_of, tree
 from engine.runners.protocol import Key, R, describe, failure
+from engine.runners.signals import deaf_children
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 # merely were on a worker when another matrix exhausted it.
 ALLOWED_FAILURES = 10
 WORKERS_SECONDS = 30  # how long a running scheduler's first worker is waited for
+STOP_SECONDS = 0.5  # how long the workers of a run that failed or was interrupted may take to stop
 _PER_WORKER = 2  # matrices in flight for each worker: one computed, one waiting
 
 
@@ -44,23 +49,35 @@ class DaskRunner:
 
     def __init__(self, cluster: Any = None, *, workers: int | None = None, memory_limit: int | str = "auto") -> None:
         import dask
-        from dask.system import CPU_COUNT
-        from distributed import Client, LocalCluster
 
         self._owned: list[Any] = []
         self._submitted = 0
         self._local = cluster is None and not dask.config.get("scheduler-address", None)
         self._checked = self._local
+        try:
+            self._connect(cluster, workers, memory_limit)
+        except BaseException:
+            self._stop_workers()
+            self.close()
+            raise
+
+    def _connect(self, cluster: Any, workers: int | None, memory_limit: int | str) -> None:
+        import dask
+        from dask.system import CPU_COUNT
+        from distributed import Client, LocalCluster
+
         if self._local:
-            with dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}):
+            with dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}), deaf_children():
                 cluster = LocalCluster(
                     n_workers=workers or CPU_COUNT,
                     threads_per_worker=1,
                     processes=True,
                     memory_limit=memory_limit,
                     dashboard_address=":0",
+                    # What goes wrong in a task comes back as an exception, which says it once.
+                    silence_logs=logging.CRITICAL,
                 )
-            self._owned.append(cluster)
+                self._owned.append(cluster)
         if isinstance(cluster, Client):
             self._client = cluster
             return
@@ -83,7 +100,9 @@ class DaskRunner:
 
     @property
     def dashboard_link(self) -> str:
-        """URL of the cluster's dashboard (it shows plots only where bokeh is installed)."""
+        """URL of the cluster's dashboard; "" where there is none, as without bokeh for a cluster started here."""
+        if self._local and find_spec("bokeh") is None:
+            return ""
         return str(self._client.dashboard_link or "")
 
     @property
@@ -138,7 +157,7 @@ class DaskRunner:
         self._checked = True
         if getattr(rows, "in_memory", False):
             return
-        for address, problem in sorted(self._client.run(_probe, rows, on_error="return").items()):
+        for address, problem in sorted(self._client.run(tasks.probe, rows, on_error="return").items()):
             if problem is not None:
                 place = getattr(rows, "location", "") or rows.identity or "its rows"
                 raise EigenzooError(
@@ -156,7 +175,23 @@ class DaskRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if any(exc):
+            self._stop_workers()
         self.close()
+
+    def _stop_workers(self) -> None:
+        """Have workers that this runner started leave what they are at: nobody waits for it any more."""
+        import asyncio
+
+        cluster = self._owned[-1] if self._local and self._owned else None
+        if cluster is None:
+            return
+
+        async def stop() -> None:
+            nannies = list(cluster.workers.values())
+            await asyncio.gather(*(n.close(timeout=STOP_SECONDS) for n in nannies), return_exceptions=True)
+
+        cluster.sync(stop)
 
     def _submit(self, reduction: Reduction[Any, Any], rows: RowSource) -> Any:
         client, source, leaves = self._client, rows, ranges_of(rows)
@@ -171,16 +206,16 @@ class DaskRunner:
             return client.submit(task, reduction, *arguments, pure=False, priority=-self._submitted)
 
         def leaf(start: int, stop: int) -> Any:
-            return submit(_fold, source, start, stop)
+            return submit(tasks.fold_part, source, start, stop)
 
         def join(left: Any, right: Any) -> Any:
-            return submit(_combine, left, right)
+            return submit(tasks.combine, left, right)
 
         if len(leaves) == 1:
-            return submit(_fold_and_finish, source, *leaves[0])
+            return submit(tasks.fold_and_finish, source, *leaves[0])
         half = len(leaves) // 2
         left, right = tree(leaves[:half], leaf, join), tree(leaves[half:], leaf, join)
-        return submit(_combine_and_finish, left, right)
+        return submit(tasks.combine_and_finish, left, right)
 
     def _result(self, key: Key, future: Any) -> Any:
         from distributed import KilledWorker
@@ -194,39 +229,3 @@ class DaskRunner:
             ) from problem
         except (Exception, CancelledError) as problem:
             raise failure(key, problem) from problem
-
-
-def _fold(reduction: Reduction[Any, Any], rows: RowSource, start: int, stop: int) -> Any:
-    with _one_thread(reduction):
-        return fold(reduction, rows, start, stop)
-
-
-def _combine(reduction: Reduction[Any, Any], left: Any, right: Any) -> Any:
-    with _one_thread(reduction):
-        # Into an empty state: left belongs to the task that made it, and may be a read-only buffer here.
-        return reduction.combine(reduction.combine(reduction.start(), left), right)
-
-
-def _fold_and_finish(reduction: Reduction[Any, Any], rows: RowSource, start: int, stop: int) -> Any:
-    with _one_thread(reduction):
-        return reduction.finish(fold(reduction, rows, start, stop))
-
-
-def _combine_and_finish(reduction: Reduction[Any, Any], left: Any, right: Any) -> Any:
-    with _one_thread(reduction):
-        return reduction.finish(reduction.combine(reduction.combine(reduction.start(), left), right))
-
-
-def _one_thread(reduction: Reduction[Any, Any]) -> Any:
-    from threadpoolctl import threadpool_limits
-
-    reduction.start()  # loads the library: limits reach only what is loaded
-    return threadpool_limits(1)
-
-
-def _probe(rows: RowSource) -> str | None:
-    try:
-        rows.read(0, 1)
-    except Exception as problem:
-        return f"{type(problem).__name__}: {problem}"
-    return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine.job import fit_zoo, open_job
@@ -66,6 +68,32 @@ def test_a_run_that_knows_no_uuid_goes_on_and_learns_it(tmp_path: Path, zoo: Pat
     fit_zoo(with_uuid(zoo, "one"), out)
     record = read_record(str(out))
     assert record is not None and record.zoo_uuid == "one"
+
+
+def test_a_zoo_that_moved_is_the_same_zoo(tmp_path: Path) -> None:
+    path, out = make(tmp_path / "zoo", NARROW, WIDE), tmp_path / "run"
+    fit_zoo(with_uuid(path, "one"), out, layers="layers.0.*")
+    moved, told = path.rename(tmp_path / "moved"), list[str]()
+    with pytest.raises(EigenzooError, match="zoo: .*zoo → .*moved"):
+        fit_zoo(with_uuid(moved, "two"), out)
+    with pytest.raises(EigenzooError, match="zoo: .*zoo → .*moved"):
+        fit_zoo(with_uuid(moved, ""), out)
+    run = fit_zoo(with_uuid(moved, "one"), out, notice=told.append)
+    assert len(run.matrices) == 4 and run.record.zoo == str(moved)
+    assert len(told) == 1 and str(path) in told[0] and str(moved) in told[0]
+
+
+def test_a_run_knows_what_was_asked_of_it(tmp_path: Path, zoo: Path) -> None:
+    out = tmp_path / "run"
+    with open_job(zoo, out, layers="layers.0.*"):
+        pass
+    assert (run := open_run(out)).matrices == [] and run.planned([]) == 2
+    run = fit_zoo(zoo, out, layers="layers.1.*", side="A")
+    assert len(run.matrices) == 1 and run.planned(run.matrices) == 3
+    document = json.loads((out / "run.json").read_text())
+    del document["planned"]  # as before runs kept it
+    (out / "run.json").write_text(json.dumps(document))
+    assert (run := open_run(out)).record.planned == () and run.planned(run.matrices) == 1
 
 
 def test_results_that_the_zoo_no_longer_has_are_dropped_aloud(tmp_path: Path) -> None:
@@ -129,7 +157,7 @@ def test_a_k_that_no_matrix_can_have_is_refused_before_anything_is_done(center: 
     with pytest.raises(EigenzooError, match=r"25 components asked of layers\.0\.q A.* at most 24; .*2 of 4") as caught:
         fit_zoo(zoo, tmp_path / "run", k=25, center=center)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
-    table = {"layers.0.q": {"A": 24, "B": 16}, "layers.1.q": {"A": 41, "B": 32}}
+    table = {"layers.0.q": {"A": np.int64(24), "B": 16}, "layers.1.q": {"A": 41, "B": 32}}
     with pytest.raises(EigenzooError, match=r"41 components asked of layers\.1\.q A.* at most 40; .*1 of 4"):
         fit_zoo(zoo, tmp_path / "run", k=table, center=center)
     assert fit_zoo(zoo, tmp_path / "run", k=24, layers="layers.0.*", side="A", center=center).matrices[0].k["24"] == 24

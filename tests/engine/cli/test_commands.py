@@ -51,7 +51,9 @@ def test_info(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_rank(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    matrices = read(capfd, "rank", str(folder / "run"))["matrices"]
+    document = read(capfd, "rank", str(folder / "run"))
+    matrices = document["matrices"]
+    assert document.keys() == {"matrices", "planned"} and document["planned"] == 4
     assert [(m["layer"], m["side"]) for m in matrices] == [(f"layers.{i}.q", s) for i in (0, 1) for s in "AB"]
     first = matrices[0]
     assert (first["rows"], first["width"], first["n_adapters"]) == (216, 48, 24)
@@ -105,10 +107,47 @@ def test_k_from_a_file(folder: Path, capfd: pytest.CaptureFixture[str], tmp_path
     common = ["fit", str(folder / "z"), "--workers", "1", "--out"]
     code, out, _ = run(capfd, *common, str(tmp_path / "run"), "--k", str(tmp_path / "k.json"), "--json")
     assert code == 0 and [m["n_components"] for m in json.loads(out)["matrices"]] == [5, 0, 5, 0]
+    head, *_, last = run(capfd, "rank", str(tmp_path / "run"))[1].splitlines()
+    assert head.count("K ") == 3 and "K kept" in head and last == "K kept as given per matrix"
     del table["layers.1.q"]
     (tmp_path / "k.json").write_text(json.dumps(table))
     code, _, err = run(capfd, *common, str(tmp_path / "run2"), "--k", str(tmp_path / "k.json"))
     assert code == 1 and "layers.1.q A" in err
+
+
+def test_a_run_that_is_not_finished_says_so(folder: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from engine.job import open_job
+
+    out = str(tmp_path / "run")
+    assert main(["fit", str(folder / "z"), "--out", out, "--layers", "layers.0.q", "--workers", "1"]) == 0
+    code, text, err = run(capfd, "rank", out)
+    assert code == 0 and err == "" and text.splitlines()[-1] == "K kept by gavish-donoho"
+    with open_job(folder / "z", out):
+        pass
+    code, _, err = run(capfd, "rank", out)
+    assert code == 0 and err.startswith("2 of 4 matrices are finished; run `eigenzoo fit ") and out in err
+    assert read(capfd, "rank", out)["planned"] == 4
+    assert main(["report", out, "--out", str(tmp_path / "r.html")]) == 0
+    assert "2 of 4 matrices are finished" in (tmp_path / "r.html").read_text()
+    with open_job(folder / "z", tmp_path / "none"):
+        pass
+    code, _, err = run(capfd, "report", str(tmp_path / "none"))
+    assert code == 1 and "no finished matrix" in err and len(err.splitlines()) == 1
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capfd, "--version")
+    assert code == 0 and out.startswith("eigenzoo") and len(out.splitlines()) == 1 and err == ""
+
+
+def test_no_dashboard_is_named_where_there_is_none(
+    folder: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.runners import dask_
+
+    monkeypatch.setattr(dask_, "find_spec", lambda name: None)
+    code, _, err = run(capfd, "fit", str(folder / "z"), "--out", str(tmp_path / "run"), "--workers", "1")
+    assert code == 0 and "dask: 1 worker here" in err and "dask: dashboard" not in err
 
 
 def test_a_run_that_is_being_written(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +171,16 @@ WRONG = [
     (["verify", "nowhere"], 1, "no zoo there"),
     (["fit", "nowhere", "--out", "r"], 1, "no zoo there"),
     (["fit", "{z}", "--out", "r", "--k", "many"], 2, "gavish-donoho"),
-    (["fit", "{z}", "--out", "r", "--k", "ev:2"], 2, "ev"),
+    (["fit", "{z}", "--out", "r", "--k", "ev:2"], 2, "--k: 'ev:2'"),
+    (["fit", "{z}", "--out", "r", "--k", "gavish-donoho:0"], 2, "above 0"),
+    (["fit", "{z}", "--out", "{in}/task-0000/adapter_config.json"], 1, "adapter_config.json: cannot write there"),
+    (["demo", "--out", "{in}/task-0000/adapter_config.json/demo"], 1, "cannot write there (Not a directory)"),
+    (["rank", "{z}"], 1, "that is a zoo"),
+    (["report", "{z}"], 1, "that is a zoo"),
+    (["info", "{run}"], 1, "that is a run"),
+    (["verify", "{run}"], 1, "that is a run"),
+    (["fit", "{run}", "--out", "r"], 1, "that is a run"),
+    (["report", "{run}", "--out", "/dev/null"], 1, "not a file"),
     (["fit", "{z}", "--out", "r", "--k", "missing.json"], 2, "no such file"),
     (["fit", "{z}", "--out", "r", "--side", "C"], 2, "A, B or both"),
     (["fit", "{z}", "--out", "r", "--center", "row"], 2, "feature or none"),
@@ -167,9 +215,10 @@ def test_wrong_input_gets_one_clear_line(
     import dask
 
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
-        found, out, err = run(
-            capfd, *(a.replace("{z}", str(folder / "z")).replace("{in}", str(folder / "in")) for a in arguments)
-        )
+        places = {"{" + name + "}": str(folder / name) for name in ("z", "in", "run")}
+        for short, path in places.items():
+            arguments = [a.replace(short, path) for a in arguments]
+        found, out, err = run(capfd, *arguments)
     lines = [line for line in err.splitlines() if line.startswith("eigenzoo: ")]
     assert found == code and out == "" and len(lines) == 1 and message in lines[0]
     assert "Traceback" not in err and not (tmp_path / "z").exists()

@@ -60,6 +60,9 @@ def test_names_are_exact() -> None:
         -3,
         "twelve",
         "gavish-donoho:x",
+        "gavish-donoho:0",
+        "gavish-donoho:-1",
+        "gavish-donoho:nan",
         True,
         None,
         2.5,
@@ -67,9 +70,13 @@ def test_names_are_exact() -> None:
     ],
 )
 def test_parse_refuses(given: Any) -> None:
-    with pytest.raises(EigenzooError) as caught:
+    with pytest.raises(EigenzooError, match="^k: ") as caught:
         parse_rule(given)
     assert "\n" not in str(caught.value)
+
+
+def test_numpy_integers_are_numbers() -> None:
+    assert parse_rule(np.int64(3)) == Fixed(3) and parse_rule(np.int64(3)).name == "3"
 
 
 @pytest.mark.parametrize(("fraction", "k"), [(0.1, 1), (0.6, 1), (0.61, 2), (0.9, 2), (0.91, 3), (1.0, 3)])

@@ -121,3 +121,12 @@ def test_a_scheduler_without_workers_is_not_waited_for_in_silence(monkeypatch: p
         pytest.raises(EigenzooError, match="no worker at tcp"),
     ):
         dask_.DaskRunner(cluster.scheduler_address)
+
+
+def test_workers_do_not_hear_what_a_terminal_sends(dask_runner: DaskRunner) -> None:
+    def masks() -> set[int]:
+        return {int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, [])}
+
+    found = dask_runner._client.run(masks)
+    assert found and all(signal.SIGINT in mask for mask in found.values())
+    assert signal.SIGINT not in masks(), "this process still does"
