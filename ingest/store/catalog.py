@@ -6,11 +6,13 @@ reads one file per commit, not one per adapter.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ingest.errors import EigenzooError
 from ingest.store.schema import itemsize
 
 if TYPE_CHECKING:
@@ -205,3 +207,32 @@ def encode_entries(entries: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, entries, allow_pickle=False)
     return buffer.getvalue()
+
+
+def read_layer(path: str, index: int) -> NDArray[Any]:
+    """One layer's entries of a ``.npy`` file that is sorted by layer; the rest of the file is not read.
+
+    Raises
+    ------
+    EigenzooError
+        If the file is missing, or shorter than its header says.
+    """
+    import numpy as np
+
+    dtype = entry_dtype()
+    try:
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            (count,), _, _ = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+
+            def layer_at(i: int) -> int:
+                file.seek(start + i * dtype.itemsize)
+                return int(np.frombuffer(file.read(dtype.itemsize), dtype)["layer"][0])
+
+            low = bisect.bisect_left(range(count), index, key=layer_at)
+            high = bisect.bisect_right(range(count), index, lo=low, key=layer_at)
+            file.seek(start + low * dtype.itemsize)
+            return np.frombuffer(file.read((high - low) * dtype.itemsize), dtype, high - low)
+    except (OSError, ValueError) as error:
+        raise EigenzooError(f"{path}: cannot be read ({error}); restore it from a copy") from error

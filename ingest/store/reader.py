@@ -165,7 +165,9 @@ class Zoo:
         import numpy as np
 
         index = self.commit.layers.index(layer)
-        parts = [table[slice(*np.searchsorted(table["layer"], [index, index + 1]))] for table in self.entry_tables()]
+        parts = [
+            catalog.read_layer(self._file(f"{s.name}.entries.npy"), index) for s in self.commit.segments if s.entries
+        ]
         return np.concatenate(parts) if parts else np.empty(0, catalog.entry_dtype())
 
     def entry_tables(self) -> Iterator[NDArray[Any]]:
