@@ -9,7 +9,7 @@ WORKERS ?= 2
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,report]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,report,dashboard]'
 	touch $@
 
 $(BIN)/.installed-test: $(BIN)/.installed
