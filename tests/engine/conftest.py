@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def dask_runner() -> Iterator[DaskRunner]:
-    """One local cluster for the whole session."""
+    """One local cluster for all tests of the engine."""
     from engine.runners.dask_ import DaskRunner
 
     with DaskRunner(workers=2) as runner:
