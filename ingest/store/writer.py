@@ -158,7 +158,7 @@ class ZooWriter:
         import numpy as np
 
         little = rows if sys.byteorder == "little" else rows.byteswap()
-        self._put(f"{array.path}/c.{index}.0", little.reshape(-1).view(np.uint8).data)
+        self._put(f"{array.path}/c.{index}.0", [little.reshape(-1).view(np.uint8).data])
 
     def committed_rows(self, array: ArrayRecord, start: int, stop: int) -> NDArray[Any]:
         """Rows of an array as last committed, in the dtype they are stored in."""
@@ -166,7 +166,7 @@ class ZooWriter:
 
     def write_extras(self, name: str, parts: Iterable[Buffer]) -> None:
         """Keep a safetensors file, given part by part, of what belongs to an adapter and is no factor."""
-        self._put(f"{schema.CATALOG}/extras/{schema.quote(name)}.safetensors", *parts)
+        self._put(f"{schema.CATALOG}/extras/{schema.quote(name)}.safetensors", parts)
 
     def forget(self) -> None:
         """Give up what was written since the last commit: it is removed when the writer is done."""
@@ -219,7 +219,7 @@ class ZooWriter:
             _fsync(self._file(folder))
         self._touched.clear()
         record = {"format": schema.FORMAT, **commit.to_json()}
-        self._put(schema.ROOT, _dumps(schema.root_document(record, nodes)))
+        self._put(schema.ROOT, [_dumps(schema.root_document(record, nodes))])
         _fsync(self.path)
         self.commit = commit
         return commit
@@ -237,7 +237,7 @@ class ZooWriter:
             "texts.json": _dumps(texts),
         }
         for ending, data in files.items():
-            self._put(f"{name}.{ending}", data)
+            self._put(f"{name}.{ending}", [data])
         accepted = sum(r.status == "ok" for r in adapters)
         digests = (hashlib.sha256(data).hexdigest() for data in files.values())
         return Segment(name, len(adapters), accepted, len(entries), *digests)
@@ -245,11 +245,11 @@ class ZooWriter:
     def _put_metadata(self, name: str, document: dict[str, Any]) -> None:
         data = _dumps(document)
         if self._documents.get(name) != data:
-            self._put(name, data)
+            self._put(name, [data])
             self._documents[name] = data
 
-    def _put(self, name: str, *parts: Buffer) -> None:
-        """Write a file beside its place, flush it, and rename it there."""
+    def _put(self, name: str, parts: Iterable[Buffer]) -> None:
+        """Write a file beside its place, part by part, flush it, and rename it there."""
         path = self._file(name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}{PARTIAL}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import ml_dtypes
@@ -197,3 +198,17 @@ def test_a_damaged_chunk_is_an_error_and_never_zeros(tmp_path: Path, damage: str
     assert rows.read(0, 4).min() == 1
     with pytest.raises(EigenzooError, match="cannot read rows 3:5"):
         rows.read(3, 5)
+
+
+def test_extras_are_written_part_by_part(tmp_path: Path) -> None:
+    path = tmp_path / "z/catalog/extras/a.safetensors"
+
+    def parts() -> Iterator[bytes]:
+        for i in range(3):
+            if i:
+                assert os.path.getsize(f"{path}.partial") == i * 1000, "the part before is on its way to the disk"
+            yield b"x" * 1000
+
+    with ZooWriter(str(tmp_path / "z")) as writer:
+        writer.write_extras("a", parts())
+        assert path.read_bytes() == b"x" * 3000
