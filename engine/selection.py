@@ -98,5 +98,6 @@ def _plain(k: Any) -> Any:
 def _k_of(table: KByMatrix, info: MatrixInfo) -> int:
     k = table.get(info.layer, {}).get(info.side)
     if not isinstance(k, int) or isinstance(k, bool) or k < 0:
-        raise EigenzooError(f"k: no whole number for {info.layer} {info.side} (found {k!r}); add it to the K file")
+        found = f"{info.layer} {info.side} (found {k!r})"
+        raise EigenzooError(f"k: no whole number for {found}; the K file must give one, 0 or more")
     return k
