@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ingest import base as bases
 from ingest import formats
 from ingest.errors import EigenzooError, Refusal
+from ingest.formats.options import Options
 from ingest.names import Rename
 from ingest.reasons import Reason
 from ingest.sources import Source, find
@@ -148,7 +149,7 @@ def plan(
     standing = {r.source: r for r in ledger if r.status == "refused"}
     names = _Names({r.name for r in ledger})
     contents = {r.content for r in done.values()}
-    parsed = _parse_all(candidates, done, standing, contents, tuple(Rename.parse(r) for r in rules), progress)
+    parsed = _parse_all(candidates, done, standing, contents, Options(tuple(Rename.parse(r) for r in rules)), progress)
 
     chosen = bases.choose(
         [(a.base_model, a.modules) for a in parsed if not isinstance(a, Refusal | None)],
@@ -196,7 +197,7 @@ def _parse_all(
     done: dict[str, AdapterRecord],
     standing: dict[str, AdapterRecord],
     contents: set[str],
-    renames: tuple[Rename, ...],
+    options: Options,
     progress: Callable[[int, int], None] | None,
 ) -> list[LoraAdapter | Refusal | None]:
     """Each candidate's parsed headers, or why not, or None where the zoo's ledger already has the answer."""
@@ -215,7 +216,7 @@ def _parse_all(
             if record is not None and record.fingerprint == fingerprint and _stands(record, contents):
                 return Refusal(Reason(record.reason), record.detail)
             # What a commit needs of the texts is read again then, so that a plan's size does not depend on them.
-            return dataclasses.replace(formats.parse(candidate.files, renames), config_text=None, metadata={})
+            return dataclasses.replace(formats.parse(candidate.files, options), config_text=None, metadata={})
         except Refusal as refusal:
             return refusal
 

@@ -29,6 +29,11 @@ class Reason(StrEnum):
     SHAPE_DISAGREES = "shape-disagrees"
     DUPLICATE = "duplicate"
     CHANGED = "changed"
+    NOT_FOUND = "not-found"
+    GATED = "gated"
+    UNAVAILABLE = "unavailable"
+    WRONG_BYTES = "wrong-bytes"
+    REMOVED = "removed"
 
     @property
     def explanation(self) -> str:
@@ -57,5 +62,10 @@ _EXPLANATIONS: dict[Reason, str] = {
     Reason.NO_COMMON_LAYER: "The adapter and the zoo have no layer in common.",
     Reason.SHAPE_DISAGREES: "A layer's width differs from the zoo's layer of the same name.",
     Reason.DUPLICATE: "The same factors are in the zoo already.",
-    Reason.CHANGED: "The files are not those that were planned with, or ingested earlier.",
+    Reason.CHANGED: "The files changed while they were read.",
+    Reason.NOT_FOUND: "The Hub has no such repository, revision or file, or does not show it without a token.",
+    Reason.GATED: "The repository's owner grants access on request; ask there, and log in.",
+    Reason.UNAVAILABLE: "The Hub kept failing; the same command tries again.",
+    Reason.WRONG_BYTES: "What was downloaded does not have the hash that the Hub states.",
+    Reason.REMOVED: "It was removed from the zoo, and its files are the same; --readmit takes it back.",
 }

@@ -24,7 +24,7 @@ def keep_the_rest(writer: ZooWriter, accepted: Sequence[tuple[PlannedAdapter, Sc
         adapter = planned.adapter
         try:
             if screened.extras:
-                parts = _Digested(read_parts(adapter.files.weights, adapter.extras, adapter.data_start))
+                parts = _Digested(read_parts(adapter.factors, adapter.extras, adapter.data_start))
                 writer.write_extras(planned.name, chain([pack_header(adapter.extras)], parts))
                 if parts.hexdigest() != screened.extras:
                     raise SourceChanged(planned, "its file changed while it was read; run again when it is whole")

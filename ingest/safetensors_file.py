@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ __all__ = [
     "read_all",
     "read_bytes",
     "read_header",
+    "read_header_with",
     "read_into",
     "read_tensor",
 ]
@@ -88,14 +89,31 @@ def read_header(path: str | os.PathLike[str]) -> SafetensorsHeader:
         if not stat.S_ISREG(os.stat(name).st_mode):
             raise Refusal(Reason.UNREADABLE, f"{where} is no regular file")
         with open(name, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            raw = _header_bytes(file.fileno(), size, where)
+            descriptor = file.fileno()
+            size = os.fstat(descriptor).st_size
+            return read_header_with(lambda offset, count: os.pread(descriptor, count, offset), size, name)
     except OSError as error:
         raise Refusal(Reason.UNREADABLE, f"{where} cannot be read ({error.strerror or error})") from error
+
+
+def read_header_with(read: Callable[[int, int], bytes], size: int, path: str) -> SafetensorsHeader:
+    """Read and check a header from wherever the bytes are; errors as for `read_header`.
+
+    Parameters
+    ----------
+    read
+        (offset, count) → the bytes there, fewer only where the file ends or where one call gives no more.
+    size
+        Bytes of the whole file.
+    path
+        Its name, for the result and (its last component) for messages.
+    """
+    where = os.path.basename(path)
+    raw = _header_bytes(read, size, where)
     data_start = _PREFIX_BYTES + len(raw)
     parse = parse_header if len(raw) > _SHARED_BYTES else _parse_shared
     tensors, metadata = parse(raw, size - data_start, where)
-    return SafetensorsHeader(name, size, data_start, tensors, metadata)
+    return SafetensorsHeader(path, size, data_start, tensors, metadata)
 
 
 # The adapters of a zoo come from a few training scripts, whose files have the same header byte for byte.
@@ -216,8 +234,8 @@ def _read_into(descriptor: int, buffer: memoryview, offset: int, what: str) -> N
         done += count
 
 
-def _header_bytes(descriptor: int, size: int, where: str) -> bytes:
-    head = os.pread(descriptor, 512, 0)
+def _header_bytes(read: Callable[[int, int], bytes], size: int, where: str) -> bytes:
+    head = read(0, 512)
     if len(head) < _PREFIX_BYTES:
         raise lookalike(head, where) or Refusal(
             Reason.TRUNCATED,
@@ -240,6 +258,10 @@ def _header_bytes(descriptor: int, size: int, where: str) -> bytes:
                 f"{where} has {size} bytes, its header alone {length + _PREFIX_BYTES}; download it again",
             )
         raise Refusal(Reason.HEADER_MISMATCH, f"{where}: the header does not begin with '{{'")
-    buffer = bytearray(length)
-    _read_into(descriptor, memoryview(buffer), _PREFIX_BYTES, f"{where}: the header")
-    return bytes(buffer)
+    raw = bytearray()
+    while len(raw) < length:
+        part = read(_PREFIX_BYTES + len(raw), length - len(raw))
+        if not part:
+            raise Refusal(Reason.TRUNCATED, f"{where}: the header ends after {len(raw)} of {length} bytes")
+        raw += part
+    return bytes(raw)

@@ -92,7 +92,7 @@ def screen(adapter: LoraAdapter) -> Screened:
                 trained = trained or (moves and bool(values.any()))
                 raw[i][side] = raw_digest(values)
                 canonical[i, side] = np.frombuffer(canonical_digest(values, raw[i][side]), np.uint8)
-        extras = extras_digest(read_parts(adapter.files.weights, adapter.extras, adapter.data_start))
+        extras = extras_digest(read_parts(adapter.factors, adapter.extras, adapter.data_start))
     except OSError as error:
         raise Refusal(Reason.UNREADABLE, f"{os.path.basename(adapter.files.weights)}: {error.strerror}") from error
     if not trained:

@@ -43,7 +43,7 @@ def read_spans(adapter: LoraAdapter, refs: Iterable[TensorRef]) -> Iterator[list
     """
     import numpy as np
 
-    handle = os.open(adapter.files.weights, os.O_RDONLY)
+    handle = os.open(adapter.factors, os.O_RDONLY)
     try:
         for span in _neighbours(refs):
             first, last = span[0], span[-1]

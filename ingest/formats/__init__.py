@@ -1,7 +1,9 @@
 """Adapter files → `LoraAdapter`: one module per dialect, a table of them, and what all share."""
 
 from ingest.formats.adapter import AdapterFiles, LoraAdapter, LoraModule, fingerprint
-from ingest.formats.table import FORMATS, Format, detect, parse
+from ingest.formats.opened import Opened
+from ingest.formats.options import Options
+from ingest.formats.table import FORMATS, Format, detect, parse, parse_opened
 
 __all__ = [
     "FORMATS",
@@ -9,7 +11,10 @@ __all__ = [
     "Format",
     "LoraAdapter",
     "LoraModule",
+    "Opened",
+    "Options",
     "detect",
     "fingerprint",
     "parse",
+    "parse_opened",
 ]

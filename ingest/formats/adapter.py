@@ -95,8 +95,10 @@ class LoraAdapter:
         What it says it was trained on; None if it says nothing.
     modules
         Sorted by layer; layers are distinct.
+    factors
+        Path of the file that the tensors lie in: the weights, or what `recipe` makes of them.
     data_start
-        Where the tensors begin in the weights file.
+        Where the tensors begin in that file.
     extras
         Tensors that belong to it and are no factors (heads, biases, trained tokens), sorted by key.
     config_text
@@ -107,18 +109,23 @@ class LoraAdapter:
         As stated beside the weights, None if nowhere.
     fingerprint
         See `fingerprint`.
+    recipe
+        How the file `factors` is made where the weights cannot be read in place (see `ingest.formats.recipes`);
+        empty where they can.
     """
 
     format: str
     files: AdapterFiles
     base_model: str | None
     modules: tuple[LoraModule, ...]
+    factors: str
     data_start: int
     extras: tuple[TensorRef, ...]
     config_text: str | None
     metadata: dict[str, str]
     licence: str | None
     fingerprint: str
+    recipe: str = ""
 
 
 def fingerprint(files: AdapterFiles) -> str:

@@ -14,7 +14,6 @@ rank by convention.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 from ingest.errors import Refusal
 from ingest.formats import foreign
 from ingest.formats.adapter import LoraAdapter, LoraModule
+from ingest.formats.alphas import read_alphas
 from ingest.formats.lora_config import LoraSettings, settings
 from ingest.formats.opened import Opened
 from ingest.formats.pairing import Factor, pair
@@ -30,7 +30,7 @@ from ingest.formats.underscored import unet_module
 from ingest.names import Rename, diffusers_module
 from ingest.prefixes import COMPONENTS
 from ingest.reasons import Reason
-from ingest.safetensors_file import TensorRef, read_tensor
+from ingest.safetensors_file import TensorRef
 
 NAME = "diffusers"
 METADATA_KEY = "lora_adapter_metadata"
@@ -100,8 +100,8 @@ def parse(opened: Opened) -> LoraAdapter:
             Reason.BAD_CONFIG,
             f"{opened.where} has both alpha tensors and {METADATA_KEY}: which holds is unknown",
         )
-    alphas = _read_alphas(opened, sorted_tensors.alphas)
-    modules = _modules(sorted_tensors.factors, stated, alphas, opened.renames)
+    alphas = read_alphas(opened, sorted_tensors.alphas)
+    modules = _modules(sorted_tensors.factors, stated, alphas, opened.options.renames)
     return opened.adapter(NAME, modules, sorted_tensors.extras)
 
 
@@ -177,21 +177,3 @@ def _stated(opened: Opened) -> tuple[tuple[str, LoraSettings], ...]:
             raise Refusal(Reason.BAD_CONFIG, f"{where}: {key!r} names no component of a pipeline")
         fields.setdefault(component, {})[name] = value
     return tuple((component, settings(entry, f"{where}, {component}")) for component, entry in fields.items())
-
-
-def _read_alphas(opened: Opened, alphas: tuple[tuple[str, TensorRef], ...]) -> tuple[tuple[str, float], ...]:
-    if not alphas:
-        return ()
-    values: list[tuple[str, float]] = []
-    try:
-        with open(opened.files.weights, "rb", buffering=0) as file:
-            for module, ref in alphas:
-                if math.prod(ref.shape) != 1:
-                    raise Refusal(Reason.BAD_SHAPE, f"{ref.key!r} has shape {ref.shape}, an alpha is one number")
-                value = float(read_tensor(file, ref, opened.header.data_start).reshape(()).astype("float64"))
-                if not math.isfinite(value):
-                    raise Refusal(Reason.BAD_CONFIG, f"{ref.key!r} is {value}, expected a finite number")
-                values.append((module, value))
-    except OSError as error:
-        raise Refusal(Reason.UNREADABLE, f"{opened.where} cannot be read ({error.strerror or error})") from error
-    return tuple(values)

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ingest.formats.adapter import AdapterFiles, LoraAdapter, LoraModule, fingerprint
-from ingest.formats.card import read_card
+from ingest.formats.adapter import AdapterFiles, LoraAdapter, LoraModule
+from ingest.formats.card import Card
 from ingest.formats.lora_config import AdapterConfig
-from ingest.names import Rename
+from ingest.formats.options import Options
 from ingest.safetensors_file import SafetensorsHeader, TensorRef
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """One adapter's files with what was read of them, and the user's renames."""
+    """One adapter's files with what was read of them, wherever they are.
+
+    Attributes
+    ----------
+    files
+        Their names; paths that exist here only if the adapter is not remote.
+    config, header, card
+        What was read of them.
+    options
+        What the user allows.
+    fingerprint
+        Changes when the files do.
+    tensor
+        Reads one tensor of the header; None where the values are not at hand (planning a remote adapter), and
+        whatever depends on them (a scale from an alpha tensor) is NaN until the file is here and parsed again.
+    recipe
+        See `LoraAdapter.recipe`.
+    """
 
     files: AdapterFiles
     config: AdapterConfig | None
     header: SafetensorsHeader
-    renames: tuple[Rename, ...]
+    card: Card
+    options: Options
+    fingerprint: str
+    tensor: Callable[[TensorRef], NDArray[Any]] | None
+    recipe: str = ""
 
     @property
     def where(self) -> str:
@@ -29,17 +54,18 @@ class Opened:
 
     def adapter(self, name: str, modules: tuple[LoraModule, ...], extras: Iterable[TensorRef]) -> LoraAdapter:
         """Put a format's findings together with everything all formats read alike."""
-        card = read_card(self.files.folder)
         stated = self.config.base_model if self.config else None
         return LoraAdapter(
             format=name,
             files=self.files,
-            base_model=stated or card.base_model,
+            base_model=stated or self.card.base_model,
             modules=modules,
+            factors=self.files.weights,
             data_start=self.header.data_start,
             extras=tuple(sorted(extras, key=lambda ref: ref.key)),
             config_text=self.config.text if self.config else None,
             metadata=self.header.metadata,
-            licence=card.licence,
-            fingerprint=fingerprint(self.files),
+            licence=self.card.licence,
+            fingerprint=self.fingerprint,
+            recipe=self.recipe,
         )

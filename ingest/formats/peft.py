@@ -72,7 +72,7 @@ def parse(opened: Opened) -> LoraAdapter:
             f"{opened.where} is peft's, but no adapter_config.json beside it states its alpha",
         )
     tensors = tuple(opened.header.tensors.values())
-    modules, extras = _modules(tensors, opened.config.settings, opened.renames, opened.where)
+    modules, extras = _modules(tensors, opened.config.settings, opened.options.renames, opened.where)
     return opened.adapter(NAME, modules, extras)
 
 

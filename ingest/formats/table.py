@@ -5,20 +5,16 @@ To add a format: write a module with `NAME`, `claims` and `parse`, and give it a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ingest.errors import Refusal
 from ingest.formats import diffusers, foreign, peft
 from ingest.formats.adapter import AdapterFiles, LoraAdapter
-from ingest.formats.lora_config import read_config
 from ingest.formats.opened import Opened
-from ingest.names import Rename
+from ingest.formats.opening import open_files
+from ingest.formats.options import DEFAULT, Options
 from ingest.reasons import Reason
-from ingest.safetensors_file import read_header
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +49,8 @@ def detect(keys: Iterable[str], has_config: bool) -> Format | None:
     return next((entry for entry in FORMATS if entry.claims(names, has_config)), None)
 
 
-def parse(files: AdapterFiles, renames: Iterable[Rename] = ()) -> LoraAdapter:
-    """Describe one adapter from its configuration and its weights' header.
+def parse(files: AdapterFiles, options: Options = DEFAULT) -> LoraAdapter:
+    """Describe one local adapter from its configuration and its weights' header.
 
     What the configuration forbids is refused before the weights are opened, so a folder of another peft
     method is refused as such whatever its weights are. No tensor is read but scalar alphas.
@@ -63,8 +59,8 @@ def parse(files: AdapterFiles, renames: Iterable[Rename] = ()) -> LoraAdapter:
     ----------
     files
         The adapter's files.
-    renames
-        The user's renames of layers.
+    options
+        What the user allows.
 
     Returns
     -------
@@ -78,20 +74,14 @@ def parse(files: AdapterFiles, renames: Iterable[Rename] = ()) -> LoraAdapter:
     EigenzooError
         If the renames give two modules one name.
     """
-    config = read_config(files.config) if files.config is not None else None
-    where = os.path.basename(files.weights)
-    if where.lower().endswith(_PICKLES):
-        raise Refusal(
-            Reason.PICKLE,
-            f"{where} is a pickle, which can run code when loaded; load it where you trust it "
-            "(torch.load with weights_only=True) and save it again with safetensors.torch.save_file",
-        )
-    if not os.path.exists(files.weights):
-        raise Refusal(Reason.NO_WEIGHTS, f"there is no {where} in the folder")
-    header = read_header(files.weights)
-    if not header.tensors:
-        raise Refusal(Reason.NO_WEIGHTS, f"{where} holds no tensors")
-    entry = detect(header.tensors, config is not None)
+    return parse_opened(open_files(files, options))
+
+
+def parse_opened(opened: Opened) -> LoraAdapter:
+    """Describe one adapter whose files are opened, here or elsewhere; see `parse`."""
+    if not opened.header.tensors:
+        raise Refusal(Reason.NO_WEIGHTS, f"{opened.where} holds no tensors")
+    entry = detect(opened.header.tensors, opened.config is not None)
     if entry is None:
-        raise foreign.explain(header.tensors, where)
-    return entry.parse(Opened(files, config, header, tuple(renames)))
+        raise foreign.explain(opened.header.tensors, opened.where)
+    return entry.parse(opened)

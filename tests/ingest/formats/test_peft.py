@@ -13,6 +13,7 @@ import pytest
 
 from ingest.errors import Refusal
 from ingest.formats import AdapterFiles, LoraAdapter, fingerprint, parse
+from ingest.formats.options import Options
 from ingest.names import Rename
 from ingest.reasons import Reason
 from ingest.safetensors_file import read_all, read_tensor
@@ -221,7 +222,7 @@ def test_spellings_of_keys(tmp_path: Path, options: dict[str, Any]) -> None:
 
 
 def test_renames_reach_the_layers(tmp_path: Path) -> None:
-    adapter = parse(write_peft_folder(tmp_path, PAIRS), [Rename.parse("layers=blocks")])
+    adapter = parse(write_peft_folder(tmp_path, PAIRS), Options((Rename.parse("layers=blocks"),)))
     assert layers(adapter) == ["blocks.0.q_proj", "blocks.1.q_proj"]
 
 
