@@ -29,6 +29,7 @@ test-slow: $(BIN)/.installed-test
 
 bench: $(BIN)/.installed-test
 	$(BIN)/python bench/ingest_and_fit.py
+	$(BIN)/python bench/ingest_large.py
 
 lint: $(BIN)/.installed-test
 	$(BIN)/ruff check .

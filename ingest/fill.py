@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError, Refusal
-from ingest.plan import PlannedAdapter
+from ingest.planned import PlannedAdapter
 from ingest.safetensors_file import TensorRef
 from ingest.screen import raw_digest
 from ingest.spans import read_spans
@@ -111,7 +111,7 @@ def _read(planned: PlannedAdapter, refs: Iterable[TensorRef]) -> Iterator[tuple[
     try:
         for span in read_spans(planned.adapter, refs):
             yield from span
-    except (OSError, Refusal) as error:
+    except Refusal as error:
         raise SourceChanged(planned, f"its file changed while it was read ({error}); run again") from error
 
 

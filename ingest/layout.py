@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ingest.fill import Piece, Work
-from ingest.plan import Plan, PlannedAdapter
+from ingest.planned import Plan, PlannedAdapter
 from ingest.screen import Screened
 from ingest.store import catalog, schema
 from ingest.store.catalog import ArrayRecord, Commit
@@ -33,7 +33,7 @@ def prepare(before: Commit, made: Plan) -> Commit:
         if (m.layer, m.side, m.dtype) not in held:
             name = m.side if (m.layer, m.side) not in sides else f"{m.side}-{m.dtype}"
             sides.add((m.layer, m.side))
-            path = f"{schema.layer_path(m.layer)}/{name}"
+            path = f"{schema.layer_path(m.layer, before.generation)}/{name}"
             arrays.append(ArrayRecord(path, m.layer, m.side, m.dtype, 0, m.width, m.chunk))
     return dataclasses.replace(
         before,

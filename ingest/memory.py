@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from ingest.errors import EigenzooError
-from ingest.plan import Plan
+from ingest.planned import Plan
 from ingest.spans import SPAN_BYTES
 
 # Below this size of a tensor the interpreter's lock costs more than a second thread gains (measured: at 32 KiB two

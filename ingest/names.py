@@ -4,8 +4,9 @@ Adapters of one base model spell its layers differently: trained under a task he
 (`roberta.encoder.layer.0…`) or without (`encoder.layer.0…`), wrapped by peft, DataParallel, `torch.compile`
 or FSDP, saved by one diffusers release or another. The rule, over all module names of a file at once:
 
-1. **Wrappers** go: leading `base_model.model.` and `module.`, repeated as often as they occur, and the
-   components `_orig_mod`, `_fsdp_wrapped_module`, `_checkpoint_wrapped_module` and `base_layer` anywhere.
+1. **Wrappers** go: leading `base_model.model.` (and a trainer's `model.` before it), `module.`, `_forward_module.`
+   and `state_dict.`, repeated as often as they occur, and the components `_orig_mod`, `_fsdp_wrapped_module`,
+   `_checkpoint_wrapped_module` and `base_layer` anywhere.
 2. **Dialect transformers** (peft folders): one leading component goes if transformers uses it for the body
    of a model with a head (`TASK_PREFIXES`): `model.layers.0…` → `layers.0…`, `transformer.h.0…` → `h.0…`. At
    most one, and never if a single component would remain (`model.lm_head` stays).
@@ -35,7 +36,9 @@ from ingest.prefixes import COMPONENTS, TASK_PREFIXES, UNET_ROOTS
 
 Dialect = Literal["transformers", "diffusers"]
 
-_LEADING_WRAPPERS = ("base_model.model.", "module.")
+_LEADING_WRAPPERS = ("base_model.model.", "model.base_model.model.", "module.", "_forward_module.", "state_dict.")
+# Longer lists are not remembered: a stranger's files must not fill the memory.
+_SHARED_NAMES = 4096
 _INFIX_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"))
 _UNET_PROJECTIONS = {"to_q_lora": "to_q", "to_k_lora": "to_k", "to_v_lora": "to_v", "to_out_lora": "to_out.0"}
 _TEXT_PROJECTIONS = {
@@ -100,10 +103,12 @@ def canonical(
     EigenzooError
         If a rename gives two modules one name.
     """
-    return dict(_canonical(tuple(names), tuple(renames), dialect))
+    modules = tuple(names)
+    function = _canonical if len(modules) <= _SHARED_NAMES else _canonical.__wrapped__
+    return dict(function(modules, tuple(renames), dialect))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _canonical(names: tuple[str, ...], renames: tuple[Rename, ...], dialect: Dialect) -> dict[str, str]:
     ladders = {name: _ladder(name, dialect) for name in names}
     step = dict.fromkeys(ladders, 0)
@@ -129,7 +134,7 @@ def _canonical(names: tuple[str, ...], renames: tuple[Rename, ...], dialect: Dia
     return current
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def _ladder(name: str, dialect: Dialect) -> tuple[str, ...]:
     """The names a module may get, shortest first; the last is the name in the file."""
     rungs = [name]
@@ -166,7 +171,7 @@ def _renamed(layer: str, renames: tuple[Rename, ...]) -> str:
     return layer
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def diffusers_module(name: str) -> str | None:
     """Undo the spellings of diffusers' releases in one module name.
 

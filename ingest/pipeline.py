@@ -3,7 +3,7 @@
 Adapters are taken in batches, a commit each.  A batch is read twice: first to screen the values; then, when every row's
 place is known, to fill whole chunks, a group of arrays side by side (`ingest.fill`), while full chunks are written
 behind.  So memory is a matter of open chunks, whatever the number of adapters or layers; no chunk is written in parts
-but the last of a batch; and a refused adapter leaves no rows behind.
+but the last of a batch; and a refused adapter leaves no rows behind.  While one batch is stored, the next is fetched.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from typing import TypeVar
 
 from ingest.errors import Refusal
 from ingest.fill import SourceChanged, fill
+from ingest.judge import contents_of, judge, record_of
 from ingest.layout import lay_out, prepare
 from ingest.memory import deal_out
-from ingest.plan import Plan, PlannedAdapter, plan
+from ingest.plan import plan
+from ingest.planned import Plan, PlannedAdapter
 from ingest.reasons import Reason
 from ingest.rest import keep_the_rest
 from ingest.screen import Screened, screen
+from ingest.settings import DEFAULT, Settings
 from ingest.store.catalog import AdapterRecord
 from ingest.store.writer import ZooWriter
+from ingest.supply import Supply, staging_folder
 
 T = TypeVar("T")
 R = TypeVar("R")
-DEFAULT_MEMORY = 1 << 30
 BATCH_BYTES = 512 << 20
 BATCH_MODULES = 32_768
 
@@ -47,12 +50,28 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What an ingest did: adapters added, refused (new or standing) and already known; bytes of rows; seconds."""
+    """What an ingest did.
+
+    Attributes
+    ----------
+    zoo, version, base_model
+        The zoo and its last commit.
+    added, replaced, renewed : tuple of str
+        Adapters new to the zoo; whose rows took the place of older ones; of whom only the texts had changed.
+    refused : tuple of AdapterRecord
+        Refused now, or again.
+    known : int
+        In the zoo already, unchanged.
+    nbytes, seconds
+        Bytes of rows stored, and the time it took.
+    """
 
     zoo: str
     version: int
     base_model: str | None
     added: tuple[str, ...]
+    replaced: tuple[str, ...]
+    renewed: tuple[str, ...]
     refused: tuple[AdapterRecord, ...]
     known: int
     nbytes: int
@@ -62,27 +81,24 @@ class IngestResult:
 def ingest(
     sources: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
     zoo: str | os.PathLike[str],
+    settings: Settings = DEFAULT,
     *,
-    base_model: str | None = None,
-    aliases: Sequence[str] = (),
-    renames: Sequence[str] = (),
-    memory: int = DEFAULT_MEMORY,
     progress: Callable[[Progress], None] | None = None,
+    looked: Callable[[int, int], None] | None = None,
 ) -> IngestResult:
-    """Read adapters into a zoo: plan, screen, store, commit.
+    """Read adapters into a zoo: plan, fetch, screen, store, commit.
 
     Parameters
     ----------
     sources : path-like or sequence of path-like
-        Folders at any depth, files, globs, text files of sources.
+        Folders at any depth, files, globs, names on the Hub, text files of sources; see `ingest.sources.find`.
     zoo : path-like
-        The zoo; created where absent, appended to where it exists.
-    base_model, aliases, renames
-        See `ingest.plan.plan`.
-    memory : int
-        Bytes of data held at a time, over all threads.
+        The zoo, a folder or an object store's URL; created where absent, appended to where it exists.
+    settings : Settings
     progress : callable, optional
         Called with a `Progress` now and then.
+    looked : callable, optional
+        Called with (sources looked at, sources) while the plan is made.
 
     Returns
     -------
@@ -91,26 +107,29 @@ def ingest(
     Raises
     ------
     EigenzooError
-        If a source does not exist, the zoo is being written by another process, or `memory` is too small.
+        If a source does not exist, the zoo is being written by another process, or the memory is too small.
         What single adapters lack is no error: it is recorded in the ledger.
 
     Notes
     -----
     Cost: every file is read twice and written once.  Killed at any moment, the zoo is at its last commit, and a
-    second call does the rest.
+    second call does the rest.  Downloads and conversions take the disk space of two batches (`BATCH_BYTES` each).
     """
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
-    with ZooWriter(os.fspath(zoo)) as writer:
-        made = plan(sources, zoo, base_model=base_model, aliases=aliases, renames=renames)
-        return run(made, writer, memory=memory, progress=progress)
+    with ZooWriter(os.fspath(zoo), codec=settings.codec) as writer:
+        options = settings.options((*writer.commit.renames, *settings.renames))
+        with Supply(staging_folder(writer.path, settings), options, keep=settings.keep_downloads) as supply:
+            made = plan(sources, zoo, settings, supply=supply, progress=looked)
+            return run(made, writer, supply, memory=settings.memory, progress=progress)
 
 
 def run(
     made: Plan,
     writer: ZooWriter,
+    supply: Supply,
     *,
-    memory: int = DEFAULT_MEMORY,
+    memory: int,
     progress: Callable[[Progress], None] | None = None,
 ) -> IngestResult:
     """Carry out a plan with the zoo's one writer; see `ingest`."""
@@ -118,7 +137,8 @@ def run(
     room = deal_out(made, memory)
     writer.behind(min(room.behind, len(made.matrices)))
     total = 2 * made.nbytes
-    added: list[str] = []
+    stored: list[AdapterRecord] = []
+    renewed: list[AdapterRecord] = []
     refused = list(made.refused)
     done = stored_bytes = 0
     lock = Lock()
@@ -128,48 +148,64 @@ def run(
         with lock:
             done += nbytes
             if progress is not None:
-                progress(Progress(done, total, len(added), len(refused)))
+                progress(Progress(done, total, len(stored), len(refused)))
 
-    ledger = {(r.source, r.fingerprint, r.reason) for r in writer.zoo().adapters if r.status == "refused"}
-    pending = [r for r in made.refused if (r.source, r.fingerprint, r.reason) not in ledger]
-    contents = {bytes.fromhex(r.content): r.name for r in writer.zoo().accepted}
+    ledger = {_said(r) for r in writer.zoo().adapters if r.status == "refused"}
+    pending = [r for r in made.refused if r.reason != Reason.REMOVED and _said(r) not in ledger]
+    contents = contents_of(writer.zoo())
     none = lay_out(writer.commit, []).entries
     prepared = prepare(writer.commit, made)
     if prepared != writer.commit or pending or not writer.commit.version:
         writer.save(prepared, pending, none, {})
     with ThreadPoolExecutor(room.threads) as pool:
         each = _Each(pool if room.threads > 1 else None)
-        for batch in _batches(made):
-            outcomes = each(_screened, batch)
-            tell(sum(factor_bytes(p) for p in batch))
+        batches = list(_batches(made))
+        for number, planned in enumerate(batches):
+            for near in batches[number : number + 2]:
+                supply.want(near)
+            seen = each(partial(_look, supply), planned)
+            batch, outcomes = [p for p, _ in seen], [outcome for _, outcome in seen]
+            tell(sum(p.factor_bytes for p in batch))
             while True:
-                judged = _judge(batch, outcomes, contents)
+                judged = judge(batch, outcomes, contents)
                 layout = lay_out(writer.commit, judged.accepted)
                 try:
                     groups = list(layout.work.groups(room.group))
                     nbytes = sum(each(partial(fill, writer, layout.work, tell=tell), groups))
-                    texts = keep_the_rest(writer, judged.accepted)
+                    texts = keep_the_rest(writer, judged.accepted, judged.renewed)
                     break
                 except SourceChanged as change:
                     # Whoever is gone may have been somebody's twin, and left rows behind: judge and fill again.
                     writer.forget()
                     outcomes[batch.index(change.planned)] = Refusal(Reason.CHANGED, str(change))
-            records = [_record(p, s, None) for p, s in judged.accepted]
-            writer.save(layout.commit, [*records, *judged.rejected], layout.entries, texts)
+            fresh = [record_of(p, s, None) for p, s in judged.accepted]
+            same = [record_of(p, s, None, status="renewed") for p, s in judged.renewed]
+            if news := [*fresh, *same, *(r for r in judged.rejected if _said(r) not in ledger)]:
+                writer.save(layout.commit, news, layout.entries, texts)
+            supply.release(batch)
             contents = judged.contents
-            added += [r.name for r in records]
+            stored += fresh
+            renewed += same
             refused += judged.rejected
             stored_bytes += nbytes
+    old = {p.name for p in made.adapters if p.replaces is not None}
     return IngestResult(
         writer.path,
         writer.commit.version,
         writer.commit.base_model,
-        tuple(added),
+        tuple(r.name for r in stored if r.name not in old),
+        tuple(r.name for r in stored if r.name in old),
+        tuple(r.name for r in renewed),
         tuple(refused),
         made.known,
         stored_bytes,
         time.perf_counter() - begin,
     )
+
+
+def _said(record: AdapterRecord) -> tuple[str, str, str]:
+    """What makes a refusal the same as one that stands in the ledger."""
+    return record.source, record.fingerprint, record.reason
 
 
 class _Each:
@@ -195,7 +231,7 @@ def _batches(made: Plan) -> Iterator[list[PlannedAdapter]]:
     batch: list[PlannedAdapter] = []
     nbytes = modules = 0
     for planned in made.adapters:
-        size = factor_bytes(planned)
+        size = planned.factor_bytes
         if batch and (nbytes + size > limit or modules >= BATCH_MODULES):
             yield batch
             batch, nbytes, modules = [], 0, 0
@@ -206,58 +242,10 @@ def _batches(made: Plan) -> Iterator[list[PlannedAdapter]]:
         yield batch
 
 
-def factor_bytes(planned: PlannedAdapter) -> int:
-    """Bytes of an adapter's factors."""
-    return sum(m.a.nbytes + m.b.nbytes for m in planned.adapter.modules)
-
-
-def _screened(planned: PlannedAdapter) -> Screened | Refusal:
+def _look(supply: Supply, planned: PlannedAdapter) -> tuple[PlannedAdapter, Screened | Refusal]:
+    """The adapter with its files at hand, and what screening found."""
     try:
-        return screen(planned.adapter)
+        planned = supply.get(planned)
+        return planned, screen(planned.adapter)
     except Refusal as refusal:
-        return refusal
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A batch's accepted adapters, in order, the records of the others, and all contents of the zoo with them."""
-
-    accepted: list[tuple[PlannedAdapter, Screened]]
-    rejected: list[AdapterRecord]
-    contents: dict[bytes, str]
-
-
-def _judge(
-    batch: Sequence[PlannedAdapter], outcomes: Sequence[Screened | Refusal], contents: dict[bytes, str]
-) -> _Judged:
-    """Who is accepted: of twins the first."""
-    judged = _Judged([], [], dict(contents))
-    for planned, outcome in zip(batch, outcomes, strict=True):
-        if isinstance(outcome, Refusal):
-            judged.rejected.append(_record(planned, None, outcome))
-        elif (twin := judged.contents.get(bytes.fromhex(outcome.content))) is not None:
-            refusal = Refusal(Reason.DUPLICATE, f"the same factors and scales as {twin}, already in the zoo")
-            judged.rejected.append(_record(planned, outcome, refusal))
-        else:
-            judged.contents[bytes.fromhex(outcome.content)] = planned.name
-            judged.accepted.append((planned, outcome))
-    return judged
-
-
-def _record(planned: PlannedAdapter, screened: Screened | None, refusal: Refusal | None) -> AdapterRecord:
-    adapter = planned.adapter
-    return AdapterRecord(
-        name=planned.name,
-        source=planned.source,
-        status="ok" if refusal is None else "refused",
-        reason="" if refusal is None else refusal.reason.value,
-        detail="" if refusal is None else refusal.detail,
-        format=adapter.format,
-        base_model=adapter.base_model,
-        licence=adapter.licence,
-        content="" if screened is None else screened.content,
-        fingerprint=adapter.fingerprint,
-        rank=max(m.rank for m in adapter.modules),
-        rows=0 if refusal is not None else sum(m.rank for m in adapter.modules),
-        extras="" if refusal is not None or screened is None else screened.extras,
-    )
+        return planned, refusal

@@ -1,110 +1,42 @@
-"""From sources to an exact layout: headers only, no tensor read, nothing written."""
+"""From sources to an exact layout: headers only, no factor read, nothing written but what the Hub's cache keeps."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ingest import base as bases
 from ingest import formats
 from ingest.errors import EigenzooError, Refusal
-from ingest.formats.options import Options
-from ingest.names import Rename
+from ingest.folders import Source
+from ingest.planned import Plan, PlannedAdapter, PlannedMatrix
 from ingest.reasons import Reason
-from ingest.sources import Source, find
+from ingest.settings import DEFAULT, Settings
+from ingest.sources import find
+from ingest.storage import open_storage
 from ingest.store import schema
 from ingest.store.catalog import EMPTY, AdapterRecord, Commit
 from ingest.store.reader import Zoo
 from ingest.store.root import read_commit
+from ingest.supply import Supply
 
 if TYPE_CHECKING:
     from ingest.formats.adapter import LoraAdapter
 
-# Refusals that took a look at the values; they stand for as long as the files are the same.
-_BY_VALUES = frozenset({Reason.NON_FINITE, Reason.UNTRAINED})
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedAdapter:
-    """An adapter whose headers raise no objection."""
-
-    name: str
-    source: str
-    adapter: LoraAdapter
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedMatrix:
-    """What the plan adds to one matrix in one dtype; ``chunk`` is the array's rows per chunk, present or to be."""
-
-    layer: str
-    side: str
-    dtype: str
-    rows: int
-    width: int
-    chunk: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the rows."""
-        return self.rows * self.width * schema.itemsize(self.dtype)
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of a chunk."""
-        return self.chunk * self.width * schema.itemsize(self.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an ingest will do.
-
-    Attributes
-    ----------
-    zoo : str
-        Its path.
-    commit : Commit
-        The zoo as it is (version 0 where there is none).
-    base : Base
-        The base model, its aliases, and every layer that the zoo will have.
-    renames : tuple of str
-        ``OLD=NEW`` pairs.
-    adapters : tuple of PlannedAdapter
-        In the order in which their rows are stored.
-    refused : tuple of AdapterRecord
-        Refused by what a header can show.
-    known : int
-        Adapters that the zoo holds already, unchanged.
-    matrices : tuple of PlannedMatrix
-        Exact rows and bytes, if no value raises an objection.
-    """
-
-    zoo: str
-    commit: Commit
-    base: bases.Base
-    renames: tuple[str, ...]
-    adapters: tuple[PlannedAdapter, ...]
-    refused: tuple[AdapterRecord, ...]
-    known: int
-    matrices: tuple[PlannedMatrix, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all rows to be stored."""
-        return sum(m.nbytes for m in self.matrices)
+# Refusals that took a look at the whole file; they stand for as long as it is the same.
+_BY_VALUES = frozenset({Reason.NON_FINITE, Reason.UNTRAINED, Reason.WRONG_BYTES})
 
 
 def plan(
     sources: Sequence[str | os.PathLike[str]],
     zoo: str | os.PathLike[str],
+    settings: Settings = DEFAULT,
     *,
-    base_model: str | None = None,
-    aliases: Sequence[str] = (),
-    renames: Sequence[str] = (),
+    supply: Supply | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Look at every source's headers and lay out the zoo.
@@ -114,13 +46,10 @@ def plan(
     sources : sequence of path-like
         See `ingest.sources.find`.
     zoo : path-like
-        Where the zoo is or will be.
-    base_model : str, optional
-        The zoo's base; without it that of the largest group of sources that agree.
-    aliases : sequence of str
-        Other names of the base.
-    renames : sequence of str
-        ``OLD=NEW``: leading components of layer names to be replaced.
+        Where the zoo is or will be: a folder, or an object store's URL.
+    settings : Settings
+    supply : Supply, optional
+        Of the ingest that this plan is for; without it what has to be fetched to be looked at is forgotten again.
     progress : callable, optional
         Called with (sources looked at, sources).
 
@@ -131,30 +60,29 @@ def plan(
     Raises
     ------
     EigenzooError
-        If a source does not exist, a rename is malformed, or `base_model` contradicts the zoo's.
+        If a source does not exist, a rename is malformed, or the base model contradicts the zoo's.
 
     Notes
     -----
-    Cost: a stat and a header per source; adapters with equal headers share one parsed layout.
+    Cost: a stat and a header per local source; per repository on the Hub two requests, remembered by commit.  Adapters
+    with equal headers share one parsed layout.
     """
-    path = os.path.abspath(os.fspath(zoo))
-    commit = read_commit(path) or EMPTY
-    ledger = Zoo(path, commit).adapters
-    rules = tuple(dict.fromkeys((*commit.renames, *renames)))
+    url = open_storage(zoo).url
+    commit = read_commit(url) or EMPTY
+    rules = tuple(dict.fromkeys((*commit.renames, *settings.renames)))
+    options = settings.options(rules)
+    if supply is None:
+        with tempfile.TemporaryDirectory() as folder, Supply(os.path.join(folder, "staging"), options) as own:
+            return plan(sources, zoo, settings, supply=own, progress=progress)
     known = bases.Base(commit.base_model, frozenset(commit.aliases), {r.layer: r for r in commit.layers})
-    candidates = find(sources)
-    _check_base(path, commit, base_model, known)
-
-    done = {r.source: r for r in ledger if r.status == "ok"}
-    standing = {r.source: r for r in ledger if r.status == "refused"}
-    names = _Names({r.name for r in ledger})
-    contents = {r.content for r in done.values()}
-    parsed = _parse_all(candidates, done, standing, contents, Options(tuple(Rename.parse(r) for r in rules)), progress)
-
+    _check_base(url, commit, settings.base_model, known)
+    records = _Records(Zoo(url, commit).adapters)
+    candidates = find(sources, supply.hub, follow_links=settings.follow_links)
+    parsed = _parse_all(candidates, records, options, settings.readmit, supply, progress)
     chosen = bases.choose(
         [(a.base_model, a.modules) for a in parsed if not isinstance(a, Refusal | None)],
-        base_model,
-        frozenset(aliases),
+        settings.base_model,
+        frozenset(settings.aliases),
         known if commit.version and (commit.layers or commit.base_model) else None,
     )
     adapters: list[PlannedAdapter] = []
@@ -165,14 +93,17 @@ def plan(
         if outcome is None:
             unchanged += 1
             continue
-        before = standing.get(candidate.location)
-        name = before.name if before is not None else names.unique(candidate.name)
+        name = records.name(candidate)
         if isinstance(outcome, Refusal):
             refused.append(_refused(name, candidate, outcome, None))
         elif (objection := chosen.objection(outcome.base_model, outcome.modules)) is not None:
             refused.append(_refused(name, candidate, Refusal(*objection), outcome))
         else:
-            adapters.append(PlannedAdapter(name, candidate.location, outcome))
+            replaces = records.live.get(candidate.location)
+            fingerprint = _fingerprint(candidate)
+            adapters.append(
+                PlannedAdapter(name, candidate.location, outcome, fingerprint, candidate.candidate, replaces)
+            )
             for m in outcome.modules:
                 rows[m.layer, "A", m.a.dtype, m.a_width] += m.rank
                 rows[m.layer, "B", m.b.dtype, m.out] += m.rank
@@ -181,7 +112,34 @@ def plan(
         PlannedMatrix(la, s, d, n, w, chunks.get((la, s, d)) or schema.chunk_rows(w, d, n))
         for (la, s, d, w), n in sorted(rows.items())
     )
-    return Plan(path, commit, chosen, rules, tuple(adapters), tuple(refused), unchanged, matrices)
+    return Plan(url, commit, chosen, rules, options, tuple(adapters), tuple(refused), unchanged, matrices)
+
+
+class _Records:
+    """The ledger by source, and the names that are taken; a name that is taken gains ``~2``, ``~3``, …"""
+
+    def __init__(self, ledger: Sequence[AdapterRecord]) -> None:
+        self.live = {r.source: r for r in ledger if r.status == "ok"}
+        self.refused = {r.source: r for r in ledger if r.status == "refused"}
+        self.removed = {r.source: r for r in ledger if r.status == "removed"}
+        self.contents = {r.content for r in self.live.values()}
+        self._taken = {r.name for r in ledger}
+
+    def name(self, candidate: Source) -> str:
+        """The name that the source has in the ledger, or a new one."""
+        for records in (self.live, self.refused, self.removed):
+            if (record := records.get(candidate.location)) is not None:
+                return record.name
+        name, count = candidate.name, 1
+        while name in self._taken:
+            count += 1
+            name = f"{candidate.name}~{count}"
+        self._taken.add(name)
+        return name
+
+    def stands(self, record: AdapterRecord) -> bool:
+        """Whether a refusal that took a look at the values holds for the same files: a twin's beside its original."""
+        return record.reason in _BY_VALUES or (record.reason == Reason.DUPLICATE and record.content in self.contents)
 
 
 def _check_base(path: str, commit: Commit, base_model: str | None, known: bases.Base) -> None:
@@ -194,48 +152,65 @@ def _check_base(path: str, commit: Commit, base_model: str | None, known: bases.
 
 def _parse_all(
     candidates: Sequence[Source],
-    done: dict[str, AdapterRecord],
-    standing: dict[str, AdapterRecord],
-    contents: set[str],
-    options: Options,
+    records: _Records,
+    options: formats.Options,
+    readmit: bool,
+    supply: Supply,
     progress: Callable[[int, int], None] | None,
 ) -> list[LoraAdapter | Refusal | None]:
     """Each candidate's parsed headers, or why not, or None where the zoo's ledger already has the answer."""
-
-    def look(candidate: Source) -> LoraAdapter | Refusal | None:
-        try:
-            fingerprint = _fingerprint(candidate)
-            if (record := done.get(candidate.location)) is not None:
-                if record.fingerprint == fingerprint:
-                    return None
-                return Refusal(
-                    Reason.CHANGED,
-                    f"its files changed since {record.name} was ingested from there; ingest it from another folder",
-                )
-            record = standing.get(candidate.location)
-            if record is not None and record.fingerprint == fingerprint and _stands(record, contents):
-                return Refusal(Reason(record.reason), record.detail)
-            # What a commit needs of the texts is read again then, so that a plan's size does not depend on them.
-            return dataclasses.replace(formats.parse(candidate.files, options), config_text=None, metadata={})
-        except Refusal as refusal:
-            return refusal
-
-    # One thread: a header takes 0.15 ms, and threads that hand the interpreter's lock around took three times that.
+    settled = [_settled(candidate, records, readmit) for candidate in candidates]
+    remote = [
+        source.candidate
+        for source, (known, _) in zip(candidates, settled, strict=True)
+        if not known and source.candidate is not None
+    ]
+    looked: Iterator[LoraAdapter | Refusal] = supply.hub().look(remote) if remote else iter(())
+    # One thread for local files: a header takes 0.15 ms, and threads that hand the interpreter's lock around took
+    # three times that.
     out: list[LoraAdapter | Refusal | None] = []
-    for candidate in candidates:
-        out.append(look(candidate))
+    for source, (known, answer) in zip(candidates, settled, strict=True):
+        if known:
+            out.append(answer)
+        else:
+            found = next(looked) if source.candidate is not None else _parse(source, options)
+            # What a commit needs of the texts is read again then, so that a plan's size does not depend on them.
+            out.append(
+                found if isinstance(found, Refusal) else dataclasses.replace(found, config_text=None, metadata={})
+            )
         if progress is not None and (len(out) % 64 == 0 or len(out) == len(candidates)):
             progress(len(out), len(candidates))
     return out
 
 
-def _stands(record: AdapterRecord, contents: set[str]) -> bool:
-    """Whether a refusal that took a look at the values holds for the same files: a twin only beside its original."""
-    return record.reason in _BY_VALUES or (record.reason == Reason.DUPLICATE and record.content in contents)
+def _settled(candidate: Source, records: _Records, readmit: bool) -> tuple[bool, Refusal | None]:
+    """Whether the ledger or the search has the answer already, and that answer: None for an adapter in the zoo."""
+    if candidate.refusal is not None:
+        return True, candidate.refusal
+    fingerprint = _fingerprint(candidate)
+    record = records.live.get(candidate.location)
+    if record is not None and record.fingerprint == fingerprint:
+        return True, None
+    if record is None and not readmit and candidate.location in records.removed:
+        return True, Refusal(Reason.REMOVED, "it was removed from the zoo; --readmit takes it back")
+    record = records.refused.get(candidate.location)
+    if record is not None and not readmit and record.fingerprint == fingerprint and records.stands(record):
+        return True, Refusal(Reason(record.reason), record.detail)
+    return False, None
+
+
+def _parse(candidate: Source, options: formats.Options) -> LoraAdapter | Refusal:
+    try:
+        return formats.parse(candidate.files, options)
+    except Refusal as refusal:
+        return refusal
 
 
 def _fingerprint(candidate: Source) -> str:
     """The candidate's fingerprint; empty where a file is missing, which parsing will say better."""
+    if candidate.candidate is not None:
+        remote = candidate.candidate.remote
+        return remote.fingerprint if remote is not None else ""
     try:
         return formats.fingerprint(candidate.files)
     except Refusal:
@@ -243,6 +218,7 @@ def _fingerprint(candidate: Source) -> str:
 
 
 def _refused(name: str, candidate: Source, refusal: Refusal, adapter: LoraAdapter | None) -> AdapterRecord:
+    remote = candidate.candidate.remote if candidate.candidate is not None else None
     return AdapterRecord(
         name=name,
         source=candidate.location,
@@ -251,20 +227,6 @@ def _refused(name: str, candidate: Source, refusal: Refusal, adapter: LoraAdapte
         detail=refusal.detail,
         format=adapter.format if adapter is not None else "",
         base_model=adapter.base_model if adapter is not None else None,
+        revision=remote.revision if remote is not None else None,
         fingerprint=_fingerprint(candidate),
     )
-
-
-class _Names:
-    """Names taken so far; a name that is taken gains ``~2``, ``~3``, …"""
-
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-
-    def unique(self, wanted: str) -> str:
-        name, count = wanted, 1
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}~{count}"
-        self._taken.add(name)
-        return name

@@ -9,31 +9,42 @@ from typing import Any
 from ingest import formats
 from ingest.errors import Refusal
 from ingest.fill import SourceChanged
-from ingest.formats.lora_config import read_config
-from ingest.plan import PlannedAdapter
+from ingest.formats.lora_config import read_text
+from ingest.formats.opening import PICKLES
+from ingest.judge import Seen
 from ingest.safetensors_file import pack_header, read_header
-from ingest.screen import Screened
 from ingest.spans import read_parts
 from ingest.store.writer import ZooWriter
 
 
-def keep_the_rest(writer: ZooWriter, accepted: Sequence[tuple[PlannedAdapter, Screened]]) -> dict[str, dict[str, Any]]:
-    """Store the adapters' other tensors; return their texts.  Raises SourceChanged where they are not as screened."""
+def keep_the_rest(writer: ZooWriter, accepted: Sequence[Seen], renewed: Sequence[Seen]) -> dict[str, dict[str, Any]]:
+    """Store the accepted adapters' other tensors; return the texts of these and of the renewed ones.
+
+    Raises
+    ------
+    SourceChanged
+        Where files are not what they were when they were screened.
+    """
     texts: dict[str, dict[str, Any]] = {}
     for planned, screened in accepted:
         adapter = planned.adapter
-        try:
-            if screened.extras:
+        if screened.extras:
+            try:
                 parts = _Digested(read_parts(adapter.factors, adapter.extras, adapter.data_start))
                 writer.write_extras(planned.name, chain([pack_header(adapter.extras)], parts))
-                if parts.hexdigest() != screened.extras:
-                    raise SourceChanged(planned, "its file changed while it was read; run again when it is whole")
-            text = read_config(adapter.files.config).text if adapter.files.config else None
-            metadata = read_header(adapter.files.weights).metadata
-            fingerprint = formats.fingerprint(adapter.files)
+            except Refusal as error:
+                raise SourceChanged(planned, f"its file changed while it was read ({error}); run again") from error
+            if parts.hexdigest() != screened.extras:
+                raise SourceChanged(planned, "its file changed while it was read; run again when it is whole")
+    for planned, _ in (*accepted, *renewed):
+        files = planned.adapter.files
+        try:
+            text = read_text(files.config) if files.config else None
+            metadata = {} if files.weights.lower().endswith(PICKLES) else read_header(files.weights).metadata
+            fingerprint = formats.fingerprint(files)
         except (OSError, Refusal) as error:
             raise SourceChanged(planned, f"its file changed while it was read ({error}); run again") from error
-        if fingerprint != adapter.fingerprint:
+        if fingerprint != planned.adapter.fingerprint:
             raise SourceChanged(planned, "its files changed while they were read; run again when they are whole")
         texts[planned.name] = {"config": text, "metadata": metadata}
     return texts

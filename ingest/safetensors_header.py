@@ -1,7 +1,7 @@
 """A safetensors file's header: its JSON, checked for contradictions with itself and with the file's size.
 
 It refuses whatever the safetensors library refuses, and also duplicate keys, unknown fields of a tensor, more
-than 32 dimensions and more than `MAX_TENSORS` tensors.
+than 32 dimensions and more than `MAX_TENSORS` tensors or `MAX_EMPTY` empty ones.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from ingest.reasons import Reason
 
 MAX_TENSORS = 200_000
 """Far above any adapter: one of a mixture of experts has some ten thousand."""
+
+MAX_EMPTY = 1_000
+"""Tensors that hold nothing cost a file nothing, and a reader as much as others."""
 
 _MAX_BITS = 1 << 62
 _MAX_NDIM = 32  # numpy 1's limit; it also bounds the product of the sizes
@@ -116,6 +119,9 @@ def parse_header(raw: bytes, data_size: int, where: str) -> tuple[dict[str, Tens
     Refusal
         `header-mismatch`, or `truncated` if the tensors need more than `data_size` bytes.
     """
+    # Tensors do not overlap, so more of them than bytes means empty ones: no need to read all their names first.
+    if (entries := raw.count(b'"data_offsets"')) > data_size + MAX_EMPTY:
+        raise _too_empty(where, entries - data_size)
     try:
         text = raw.decode("utf-8")
         header = json.loads(text, object_pairs_hook=_unique, parse_int=_natural, parse_constant=_no_constant)
@@ -133,9 +139,23 @@ def parse_header(raw: bytes, data_size: int, where: str) -> tuple[dict[str, Tens
         raise Refusal(Reason.HEADER_MISMATCH, f"{where}: __metadata__ is no mapping of strings to strings")
     if len(header) > MAX_TENSORS:
         raise Refusal(Reason.HEADER_MISMATCH, f"{where} announces {len(header)} tensors, at most {MAX_TENSORS}")
+    if (empty := sum(map(_is_empty, header.values()))) > MAX_EMPTY:
+        raise _too_empty(where, empty)
     tensors = {key: _tensor(key, entry, where) for key, entry in header.items()}
     _check_layout(tensors, data_size, where)
     return tensors, metadata
+
+
+def _too_empty(where: str, empty: int) -> Refusal:
+    return Refusal(
+        Reason.HEADER_MISMATCH,
+        f"{where} announces {empty} empty tensors, at most {MAX_EMPTY} (saved from a sharded model without gathering?)",
+    )
+
+
+def _is_empty(entry: Any) -> bool:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    return isinstance(offsets, list) and len(offsets) == 2 and offsets[0] == offsets[1]
 
 
 def _tensor(key: str, entry: Any, where: str) -> TensorRef:

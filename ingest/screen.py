@@ -7,7 +7,6 @@ before its rows were written?) and of its canonical bytes (is it a twin, is the 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -80,21 +79,18 @@ def screen(adapter: LoraAdapter) -> Screened:
         ref.key: (i, side) for i, module in enumerate(adapter.modules) for side, ref in enumerate((module.a, module.b))
     }
     trained = False
-    try:
-        for span in read_spans(adapter, (ref for m in adapter.modules for ref in (m.a, m.b))):
-            if not is_finite(whole(span)):
-                key = next(ref.key for ref, values in span if not is_finite(values))
-                raise Refusal(Reason.NON_FINITE, f"{key} holds NaN or infinite values")
-            for ref, values in span:
-                i, side = places[ref.key]
-                # Training moves B away from zero, and A in an embedding.
-                moves = (side == 0) == (adapter.modules[i].kind == "embedding")
-                trained = trained or (moves and bool(values.any()))
-                raw[i][side] = raw_digest(values)
-                canonical[i, side] = np.frombuffer(canonical_digest(values, raw[i][side]), np.uint8)
-        extras = extras_digest(read_parts(adapter.factors, adapter.extras, adapter.data_start))
-    except OSError as error:
-        raise Refusal(Reason.UNREADABLE, f"{os.path.basename(adapter.files.weights)}: {error.strerror}") from error
+    for span in read_spans(adapter, (ref for m in adapter.modules for ref in (m.a, m.b))):
+        if not is_finite(whole(span)):
+            key = next(ref.key for ref, values in span if not is_finite(values))
+            raise Refusal(Reason.NON_FINITE, f"{key} holds NaN or infinite values")
+        for ref, values in span:
+            i, side = places[ref.key]
+            # Training moves B away from zero, and A in an embedding.
+            moves = (side == 0) == (adapter.modules[i].kind == "embedding")
+            trained = trained or (moves and bool(values.any()))
+            raw[i][side] = raw_digest(values)
+            canonical[i, side] = np.frombuffer(canonical_digest(values, raw[i][side]), np.uint8)
+    extras = extras_digest(read_parts(adapter.factors, adapter.extras, adapter.data_start))
     if not trained:
         raise Refusal(Reason.UNTRAINED, "B is zero in every module: the adapter was never trained")
     content = content_digest(adapter, canonical)

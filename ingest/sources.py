@@ -1,43 +1,41 @@
-"""Where adapters are: folders at any depth, globs, single files, text files of sources.
-
-A folder with ``adapter_config.json`` is one adapter.  In any other folder every ``*.safetensors`` file is a
-candidate, and so is a pickled file that calls itself LoRA, so that its refusal can be named.  Zarr stores and run
-directories are not entered.
-"""
+"""Where adapters are: folders at any depth, globs, single files, the Hugging Face Hub, text files of all these."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ingest.errors import EigenzooError
+from ingest.folders import CONFIG, WEIGHTS, Source, checked, single, walk
 from ingest.formats.adapter import AdapterFiles
+from ingest.hub.spec import is_hub
 
-CONFIG = "adapter_config.json"
-PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-PLAIN_NAMES = frozenset({"pytorch_lora_weights", "adapter_model"})
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+if TYPE_CHECKING:
+    from ingest.hub.session import HubSession
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One candidate: where it is (absolute), the name its path suggests, and its files."""
-
-    location: str
-    name: str
-    files: AdapterFiles
+_KINDS = "a folder, a file, a glob, a text file of sources, ORG/NAME on the Hub or hub:USER"
 
 
-def find(sources: Sequence[str | os.PathLike[str]]) -> list[Source]:
+def find(
+    sources: Sequence[str | os.PathLike[str]],
+    hub: Callable[[], HubSession],
+    *,
+    follow_links: bool = False,
+) -> list[Source]:
     """All candidates of the given sources, in a fixed order, each file once.
 
     Parameters
     ----------
     sources : sequence of path-like
-        Folders (searched at any depth), weight files, globs, or text files with one source a line (``#`` begins a
-        comment; relative lines start at the text file's folder).
+        Folders (searched at any depth), weight files, globs, names on the Hub (see `ingest.hub.spec`), or text files
+        with one source a line (``#`` begins a comment; relative lines start at the text file's folder).
+    hub : callable
+        Gives the session with the Hub; called only if a source is there.
+    follow_links : bool
+        Whether links that lead out of a source folder are followed.
 
     Returns
     -------
@@ -50,38 +48,99 @@ def find(sources: Sequence[str | os.PathLike[str]]) -> list[Source]:
         If a source does not exist or holds no candidate.
     """
     if not sources:
-        raise EigenzooError("no source given; give a folder, a glob or a text file of sources")
-    out: list[Source] = []
-    seen: set[str] = set()
-    for source in sources:
-        for candidate in _expand(os.fspath(source), ()):
-            real = os.path.realpath(candidate.files.config or candidate.files.weights)
-            if real not in seen:
-                seen.add(real)
-                out.append(candidate)
-    return out
+        raise EigenzooError(f"no source given; give {_KINDS}")
+    finder = _Finder(follow_links)
+    found = [one for source in sources for one in finder.expand(os.fspath(source), ())]
+    named = [one for one in found if isinstance(one, _OnHub)]
+    if named:
+        hub().prepare([one.source for one in named])  # many names take fewer calls together
+    out: dict[str, Source] = {}
+    for one in found:
+        for candidate in _expanded(one, hub()) if isinstance(one, _OnHub) else (one,):
+            out.setdefault(candidate.identity, candidate)
+    return list(out.values())
 
 
-def _expand(source: str, lists: tuple[str, ...]) -> Iterator[Source]:
-    if not source.strip():
-        raise EigenzooError("a source is empty; give a folder, a glob or a text file of sources")
-    if os.path.isdir(source):
-        top = os.path.abspath(source)
-        yield from _some(_folder(top, top), source)
-    elif os.path.isfile(source):
-        if source.endswith((".safetensors", *PICKLES)):
-            folder, file = os.path.split(os.path.abspath(source))
-            yield _file(folder, file, os.path.splitext(file)[0])
+@dataclass(frozen=True, slots=True)
+class _OnHub:
+    """A source on the Hub, and where a text file named it."""
+
+    source: str
+    where: str
+
+
+def _expanded(named: _OnHub, session: HubSession) -> Iterator[Source]:
+    try:
+        candidates = session.expand(named.source)
+    except EigenzooError as error:
+        raise EigenzooError(f"{named.where}{error}") from error
+    for candidate in candidates:
+        weights = candidate.remote.weights if candidate.remote is not None else ""
+        files = AdapterFiles(candidate.location, weights, None)
+        yield Source(candidate.location, candidate.name, files, candidate, candidate.refusal)
+
+
+class _Finder:
+    def __init__(self, follow_links: bool) -> None:
+        self._follow = follow_links
+
+    def expand(
+        self, source: str, lists: tuple[str, ...], written: str = "", where: str = ""
+    ) -> Iterator[Source | _OnHub]:
+        """The candidates of one source.
+
+        `written` is how a text file put it, before its folder came in front; `where` is the file and line.
+        """
+        name = written or source
+        if not source.strip():
+            raise EigenzooError(f"a source is empty; give {_KINDS}")
+        if "\0" in source:
+            raise EigenzooError(f"{source!r}: no path has a NUL; give {_KINDS}")
+        if name.startswith("hub:"):
+            yield _OnHub(name, where)
+        elif os.path.isdir(source):
+            top = os.path.abspath(source)
+            yield from _some(walk(top, top, self._follow), source)
+        elif os.path.isfile(source):
+            if source.endswith(WEIGHTS):
+                path = os.path.abspath(source)
+                yield single(path, os.path.splitext(os.path.basename(path))[0])
+            else:
+                yield from self._list(os.path.abspath(source), lists)
+        elif glob.has_magic(source):
+            matches = _glob(os.path.abspath(os.path.expanduser(source)))
+            if not matches:
+                raise EigenzooError(f"{source}: the pattern matches nothing; check it, and quote it for the shell")
+            root = os.path.commonpath([os.path.dirname(m) for m in matches])
+            yield from _some((s for match in matches for s in self._named(match, root)), source)
+        elif is_hub(name):
+            yield _OnHub(name, where)
         else:
-            yield from _list(os.path.abspath(source), lists)
-    elif glob.has_magic(source):
-        matches = _glob(os.path.abspath(os.path.expanduser(source)))
-        if not matches:
-            raise EigenzooError(f"{source}: the pattern matches nothing; check it, and quote it for the shell")
-        root = os.path.commonpath([os.path.dirname(m) for m in matches])
-        yield from _some((s for match in matches for s in _named(match, root)), source)
-    else:
-        raise EigenzooError(f"{source}: no such file or folder; give a folder, a glob or a text file of sources")
+            raise EigenzooError(f"{source}: no such file or folder; give {_KINDS}")
+
+    def _named(self, path: str, root: str) -> Iterator[Source]:
+        if os.path.isdir(path):
+            yield from walk(path, root, self._follow)
+        elif path.endswith(".safetensors"):
+            source = single(path, os.path.splitext(os.path.relpath(path, root))[0].replace(os.sep, "/"))
+            yield source if self._follow else checked(source, os.path.realpath(root))
+
+    def _list(self, path: str, lists: tuple[str, ...]) -> Iterator[Source | _OnHub]:
+        if path in lists:
+            raise EigenzooError(f"{path}: the list names itself; remove that line")
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = [line.split("#", 1)[0].strip() for line in file]
+        except (UnicodeDecodeError, OSError) as error:
+            raise EigenzooError(f"{path}: neither an adapter nor a text file of sources ({error})") from error
+        for number, line in enumerate(lines, 1):
+            if line:
+                where = f"{path}, line {number}: "
+                try:
+                    here = os.path.join(os.path.dirname(path), os.path.expanduser(line))
+                    yield from self.expand(here, (*lists, path), line, where)
+                except EigenzooError as error:
+                    raise EigenzooError(f"{where}{error}") from error
 
 
 def _some(candidates: Iterator[Source], source: str) -> Iterator[Source]:
@@ -107,76 +166,3 @@ def _glob(pattern: str) -> list[str]:
             visited.add(real)
             out.update(glob.glob(f"{glob.escape(folder)}{tail}".replace("**", "*")) if tail else [folder])
     return sorted(out)
-
-
-def _named(path: str, root: str) -> Iterator[Source]:
-    if os.path.isdir(path):
-        yield from _folder(path, root)
-    elif path.endswith(".safetensors"):
-        folder, file = os.path.split(path)
-        yield _file(folder, file, os.path.splitext(os.path.relpath(path, root))[0].replace(os.sep, "/"))
-
-
-def _list(path: str, lists: tuple[str, ...]) -> Iterator[Source]:
-    if path in lists:
-        raise EigenzooError(f"{path}: the list names itself; remove that line")
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.split("#", 1)[0].strip() for line in file]
-    except (UnicodeDecodeError, OSError) as error:
-        raise EigenzooError(f"{path}: neither an adapter nor a text file of sources ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if line:
-            try:
-                yield from _expand(os.path.join(os.path.dirname(path), os.path.expanduser(line)), (*lists, path))
-            except EigenzooError as error:
-                raise EigenzooError(f"{path}, line {number}: {error}") from error
-
-
-def _folder(top: str, root: str) -> Iterator[Source]:
-    """Candidates below a folder; names are relative to `root`."""
-    visited: set[str] = set()
-    for folder, folders, files in os.walk(top, followlinks=True, onerror=_unreadable):
-        real = os.path.realpath(folder)
-        if real in visited or "zarr.json" in files or ("run.json" in files and "matrices" in folders):
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        name = os.path.basename(top) if relative == "." else relative
-        yield from _candidates(folder, sorted(files), name)
-
-
-def _candidates(folder: str, files: list[str], name: str) -> Iterator[Source]:
-    if CONFIG in files:
-        weights = next((w for w in PEFT_WEIGHTS if w in files), PEFT_WEIGHTS[0])
-        yield Source(folder, name, AdapterFiles(folder, os.path.join(folder, weights), os.path.join(folder, CONFIG)))
-        return
-    stems = {os.path.splitext(f)[0] for f in files if f.endswith(".safetensors")}
-    chosen = [
-        f
-        for f in files
-        if f.endswith(".safetensors")
-        or (f.endswith(PICKLES) and os.path.splitext(f)[0] not in stems and _calls_itself_lora(f))
-    ]
-    for file in chosen:
-        stem = os.path.splitext(file)[0]
-        plain = len(chosen) == 1 or stem in PLAIN_NAMES
-        yield _file(folder, file, name if plain else f"{name}/{stem}")
-
-
-def _calls_itself_lora(file: str) -> bool:
-    return "lora" in file.lower() or file == "adapter_model.bin"
-
-
-def _file(folder: str, file: str, name: str) -> Source:
-    path = os.path.join(folder, file)
-    config = os.path.join(folder, CONFIG)
-    if file in PEFT_WEIGHTS and os.path.exists(config):
-        return Source(folder, os.path.dirname(name) or os.path.basename(folder), AdapterFiles(folder, path, config))
-    return Source(path, name, AdapterFiles(folder, path, None))
-
-
-def _unreadable(error: OSError) -> None:
-    raise EigenzooError(f"{error.filename}: cannot be listed ({error.strerror}); mend its permissions or leave it out")

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ingest.errors import Refusal
+from ingest.reasons import Reason
 from ingest.safetensors_file import TensorRef, numpy_dtype, read_bytes, read_into
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def read_spans(adapter: LoraAdapter, refs: Iterable[TensorRef]) -> Iterator[list
 
     Raises
     ------
-    OSError, Refusal
+    Refusal
         If the file cannot be read, or ends too early.
 
     Notes
@@ -43,7 +45,7 @@ def read_spans(adapter: LoraAdapter, refs: Iterable[TensorRef]) -> Iterator[list
     """
     import numpy as np
 
-    handle = os.open(adapter.factors, os.O_RDONLY)
+    handle = _open(adapter.factors)
     try:
         for span in _neighbours(refs):
             first, last = span[0], span[-1]
@@ -62,7 +64,7 @@ def read_spans(adapter: LoraAdapter, refs: Iterable[TensorRef]) -> Iterator[list
 
 def read_parts(path: str, refs: Iterable[TensorRef], data_start: int) -> Iterator[bytes]:
     """The bytes of tensors, one after the other, at most `SPAN_BYTES` at a time; errors as for `read_spans`."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = _open(path)
     try:
         for ref in refs:
             for at in range(0, ref.nbytes, SPAN_BYTES):
@@ -70,6 +72,13 @@ def read_parts(path: str, refs: Iterable[TensorRef], data_start: int) -> Iterato
                 yield read_bytes(handle, dataclasses.replace(ref, offset=ref.offset + at, nbytes=size), data_start)
     finally:
         os.close(handle)
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise Refusal(Reason.UNREADABLE, f"{os.path.basename(path)} cannot be read ({error.strerror})") from error
 
 
 def whole(span: list[tuple[TensorRef, NDArray[Any]]]) -> NDArray[Any]:

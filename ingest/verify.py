@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
-from ingest.safetensors_file import read_header
 from ingest.screen import canonical_digest, extras_digest, is_finite
-from ingest.spans import read_parts
 from ingest.store import schema
 from ingest.store.catalog import AdapterRecord, ArrayRecord
 from ingest.store.reader import Zoo
+from ingest.store.root import Compacted, lost
 from ingest.store.rows import read_array
+from ingest.store.texts import extras_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +46,8 @@ class VerifyResult:
 def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> VerifyResult:
     """Check a zoo against its commit record: catalogue, ranges, dtypes, orphan rows, values.
 
+    Rows of removed and replaced adapters are checked like all others, as long as they are stored.
+
     Parameters
     ----------
     zoo : Zoo
@@ -56,6 +58,11 @@ def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> V
     -------
     VerifyResult
 
+    Raises
+    ------
+    Compacted
+        If the zoo was compacted meanwhile: what this snapshot says of it is past.
+
     Notes
     -----
     Cost: one read of all rows, a few MiB at a time per thread.
@@ -65,9 +72,11 @@ def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> V
     commit = zoo.commit
     problems: list[Problem] = []
     try:
-        accepted = len(zoo.accepted)
+        accepted = len(zoo.stored)
         tables = list(zoo.entry_tables())
-    except (OSError, ValueError, EigenzooError) as error:
+    except Compacted:
+        raise
+    except (ValueError, EigenzooError) as error:
         return VerifyResult((Problem("catalog", str(error)),), 0, 0, 0)
     for segment in commit.segments:
         for ending, digest in (("entries.npy", segment.entries_digest), ("texts.json", segment.texts_digest)):
@@ -92,20 +101,21 @@ def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> V
             done += array.rows * array.width * schema.itemsize(array.dtype)
             if progress is not None:
                 progress(done, total)
-    for record in zoo.accepted:
-        problems += _extras(zoo, record)
+        for found_there in pool.map(lambda stored: list(_extras(zoo, stored.record)), zoo.stored):
+            problems += found_there
     return VerifyResult(tuple(problems), len(commit.arrays), accepted, total)
 
 
 def _file(zoo: Zoo, name: str, digest: str) -> Iterator[Problem]:
     """What is wrong with a file of the catalogue."""
+    found = hashlib.sha256()
     try:
-        with open(os.path.join(zoo.path, name), "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        for part in zoo.storage.read_parts(name):
+            found.update(part)
     except OSError as error:
-        yield Problem(name, f"cannot be read ({error.strerror})")
+        yield _lost(zoo, name, "", error)
         return
-    if found != digest:
+    if found.hexdigest() != digest:
         yield Problem(name, "is not the file that was committed; restore it from a copy")
 
 
@@ -113,14 +123,20 @@ def _extras(zoo: Zoo, record: AdapterRecord) -> Iterator[Problem]:
     """What is wrong with an adapter's tensors that are no factors."""
     if not record.extras:
         return
-    path = zoo.extras_path(record.name)
+    name = schema.extras_name(record.name, record.kept)
     try:
-        header = read_header(path)
-        refs = sorted(header.tensors.values(), key=lambda ref: ref.offset)
-        if extras_digest(read_parts(path, refs, header.data_start)) != record.extras:
-            yield Problem(path, f"the other tensors of {record.name} are not those that were ingested")
+        header = extras_header(zoo.storage, name)
+        if extras_digest(zoo.storage.read_parts(name, header.data_start)) != record.extras:
+            yield Problem(name, f"the other tensors of {record.name} are not those that were ingested")
     except (OSError, EigenzooError) as error:
-        yield Problem(path, f"the other tensors of {record.name} cannot be read ({error})")
+        yield _lost(zoo, name, f"the other tensors of {record.name}: ", error)
+
+
+def _lost(zoo: Zoo, name: str, what: str, error: Exception) -> Problem:
+    """The problem of a file that cannot be read; raises Compacted if it is no longer to be there."""
+    if isinstance((found := lost(zoo.storage, zoo.commit.segments[0].name, "", error)), Compacted):
+        raise found from error
+    return Problem(name, f"{what}cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
 def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) -> Iterator[Problem]:
@@ -129,6 +145,8 @@ def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) 
 
     side = array.side.lower()
     yield from _metadata(zoo, array)
+    if not zoo.commit.codec:  # of the last chunk a reader, and the loop below, looks at the committed rows only
+        yield from _short(zoo, array)
     if not parts:
         if array.rows:
             yield Problem(array.path, f"{array.rows} rows belong to no adapter")
@@ -144,14 +162,20 @@ def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) 
         return
     if (orphans := array.rows - int(ranks.sum())) > 0:
         yield Problem(array.path, f"{orphans} rows belong to no adapter")
-    names = [r.name for r in zoo.accepted]
-    row = array.width * schema.itemsize(array.dtype)
+    live = np.array([s.live for s in zoo.stored])
+    if (retired := int(ranks[~live[entries["adapter"]]].sum())) != array.retired:
+        yield Problem(array.path, f"{retired} rows are retired, the commit record says {array.retired}")
+    names = [s.record.name for s in zoo.stored]
+    row = array.row_bytes
     position = 0
     while position < len(entries):
         end = int(np.searchsorted(ends, starts[position] + max(BLOCK_BYTES // row, ranks[position]), side="right"))
         end = max(end, position + 1)
         try:
-            block = read_array(zoo.path, array, int(starts[position]), int(ends[end - 1]))
+            first, last = int(starts[position]), int(ends[end - 1])
+            block = read_array(zoo.storage, array, zoo.commit.codec, first, last)
+        except Compacted:
+            raise
         except EigenzooError as error:
             lost = [names[int(a)] for a in entries["adapter"][position:end]]
             shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
@@ -171,15 +195,29 @@ def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) 
         position = end
 
 
+def _short(zoo: Zoo, array: ArrayRecord) -> Iterator[Problem]:
+    """Whether the last chunk, whose end holds no committed rows, is whole: other zarr readers want all of it."""
+    if not array.chunks:
+        return
+    name = array.chunk_name(array.chunks - 1)
+    try:
+        size = zoo.storage.size(name)
+    except OSError:
+        return  # reading its rows says it better
+    if size != array.chunk_bytes:
+        yield Problem(name, f"has {size} bytes of {array.chunk_bytes}")
+
+
 def _metadata(zoo: Zoo, array: ArrayRecord) -> Iterator[Problem]:
     try:
-        with open(os.path.join(zoo.path, array.path, schema.ROOT), "rb") as file:
-            document = json.load(file)
+        document = json.loads(zoo.storage.read(f"{array.path}/{schema.ROOT}"))
     except (OSError, ValueError) as error:
+        if isinstance((found := lost(zoo.storage, array.path, "", error)), Compacted):
+            raise found from error
         yield Problem(array.path, f"its metadata cannot be read ({error})")
         return
     attributes = {"layer": array.layer, "side": array.side}
-    want = schema.array_document(array.rows, array.width, array.dtype, array.chunk, attributes)
+    want = schema.array_document(array.rows, array.width, array.dtype, array.chunk, attributes, zoo.commit.codec)
     for key in ("shape", "data_type", "chunk_grid", "codecs", "attributes"):
         # A killed writer may have left a larger shape, which the next commit sets right; readers do not look at it.
         rows_ahead = key == "shape" and document.get(key, [0])[0] > array.rows

@@ -14,6 +14,7 @@ import pytest
 
 from engine.cli import main
 from ingest import synthetic
+from tests.ingest.hub.server import HubServer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,16 +22,21 @@ BLOCKS = re.findall(r"```(console|python|text)\n(.*?)```", README, flags=re.S)
 pytestmark = pytest.mark.xdist_group("readme")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder with the adapters and the K file that the README speaks of, and a scheduler's address."""
+@pytest.fixture
+def place(tmp_path: Path, hub: HubServer, s3_url: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder with the files that the README speaks of, and what stands for its addresses: a scheduler, a bucket.
+
+    The repositories that it speaks of are on the tests' Hub.
+    """
     from distributed import LocalCluster
 
-    folder = tmp_path_factory.mktemp("readme")
-    synthetic.write(folder / "adapters")
-    (folder / "k.json").write_text(json.dumps({"layers.0.mlp.down_proj": {"A": 8, "B": 3}}))
+    synthetic.write(tmp_path / "adapters")
+    (tmp_path / "k.json").write_text(json.dumps({"layers.0.mlp.down_proj": {"A": 8, "B": 3}}))
+    for name, task in (("lora-one", "task-0001"), ("lora-two", "task-0002"), ("lora-three", "task-0003")):
+        hub.add_folder(f"some-org/{name}", tmp_path / "adapters" / task)
+    (tmp_path / "names.txt").write_text("some-org/lora-three\n")
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        yield folder, cluster.scheduler_address
+        yield tmp_path, {"tcp://127.0.0.1:8786": cluster.scheduler_address, "s3://my-bucket": s3_url}
 
 
 def steps() -> Iterator[tuple[str, list[str]]]:
@@ -49,13 +55,15 @@ def steps() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_the_whole_readme(
-    place: tuple[Path, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: tuple[Path, dict[str, str]], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, scheduler = place
+    folder, addresses = place
     monkeypatch.chdir(folder)
     ran = 0
     for command, shown in steps():
-        program, *arguments = shlex.split(command.replace("tcp://127.0.0.1:8786", scheduler))
+        for shown_address, address in addresses.items():
+            command = command.replace(shown_address, address)
+        program, *arguments = shlex.split(command)
         if program == "ln":
             continue  # the adapters are there already
         if program == "make":
@@ -71,7 +79,7 @@ def test_the_whole_readme(
         for line in shown:
             assert line == "…" or line in printed.splitlines(), f"{command} did not print {line!r}"
         ran += 1
-    assert ran >= 10
+    assert ran >= 18
     python = [text for kind, text in BLOCKS if kind == "python"]
     assert len(python) == 2
     for text in python:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import demo, runs, zoo
+from engine.cli import demo, ingest_, living, runs, zoo
 
 app = typer.Typer(
     name="eigenzoo",
@@ -43,9 +43,12 @@ def _top(
 
 
 for command, epilog in (
-    (zoo.ingest, "Example:  eigenzoo ingest adapters/ --zoo zoo.zarr"),
+    (ingest_.ingest, "Example:  eigenzoo ingest adapters/ --zoo zoo.zarr"),
     (zoo.info, "Example:  eigenzoo info zoo.zarr"),
     (zoo.verify, "Example:  eigenzoo verify zoo.zarr"),
+    (zoo.log, "Example:  eigenzoo log zoo.zarr"),
+    (living.remove, "Example:  eigenzoo remove zoo.zarr some-adapter"),
+    (living.compact, "Example:  eigenzoo compact zoo.zarr"),
     (runs.fit, "Example:  eigenzoo fit zoo.zarr --out run --k gavish-donoho"),
     (runs.rank, "Example:  eigenzoo rank run"),
     (runs.report, "Example:  eigenzoo report run --out report.html"),

@@ -42,6 +42,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequen
             print("  ".join("-" * w for w in widths))
 
 
+def counted(number: int, noun: str) -> str:
+    """"1 adapter", "2 adapters"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def size(nbytes: float) -> str:
     """Bytes in a unit that reads well."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -84,36 +89,46 @@ class Meter:
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
-        self._begin = self._told = time.monotonic()
+        self._begin = self._told = 0.0
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task(self._what, total=None, note="")
-            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away; what comes after is another meter's."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
+
+    def _started(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        bar = Progress(*columns, console=Console(stderr=True))
+        self._task = bar.add_task(self._what, total=None, note="")
+        bar.start()
+        return bar
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """`done` of `total`, with a remark."""
         now = time.monotonic()
+        if not self._begin:
+            self._begin = self._told = now
         rate = done / max(now - self._begin, 1e-9)
         shown = f"{size(rate)}/s" if self._unit == "bytes" else f"{rate:.1f} {self._unit}/s"
         text = f"{shown}{', ' if note else ''}{note}"
-        if self._bar is not None:
+        if sys.stderr.isatty():
+            self._bar = self._bar or self._started()
             self._bar.update(self._task, completed=done, total=total, note=text)
         elif now - self._told > LOG_SECONDS:
             self._told = now

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 
 _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING")
 _HEAD_BYTES = 1 << 16
 _LONGEST = 80
-_ENTRY = re.compile(r"^(license|license_name|base_model)[ \t]*:[ \t]*(.*?)[ \t]*$")
-_ITEM = re.compile(r"^[ \t]*-[ \t]+(.*?)[ \t]*$")
+# What follows is stripped afterwards: a pattern for it would take quadratic time on a line of blanks.
+_ENTRY = re.compile(r"(license|license_name|base_model)[ \t]*:(.*)")
+_ITEM = re.compile(r"[ \t]*-[ \t](.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ def read_card(folder: str) -> Card:
 
 def _head(path: str) -> str:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
+            return ""
         with open(path, "rb") as file:
             return file.read(_HEAD_BYTES).decode("utf-8-sig", "replace")
     except OSError:
@@ -50,13 +54,14 @@ def _front_matter(text: str) -> dict[str, str]:
             break
         item = _ITEM.match(line)
         if open_list and item:
-            fields.setdefault(open_list, _scalar(item[1]))
+            fields.setdefault(open_list, _scalar(item[1].strip()))
             continue
         entry = _ENTRY.match(line)
-        open_list = entry[1] if entry and not entry[2] else ""
-        if entry and entry[2]:
-            fields[entry[1]] = _scalar(entry[2])
-    return {key: value for key, value in fields.items() if value}
+        value = entry[2].strip() if entry else ""
+        open_list = entry[1] if entry and not value else ""
+        if entry and value:
+            fields[entry[1]] = _scalar(value)
+    return {key: value for key, value in fields.items() if value and value.isprintable()}
 
 
 def _scalar(text: str) -> str:
@@ -64,13 +69,13 @@ def _scalar(text: str) -> str:
         text = text.strip("[]").split(",")[0].strip()
     if text[:1] in ("'", '"'):
         return text[1:].partition(text[0])[0][:_LONGEST]
-    return re.split(r"[ \t]#", text)[0].strip()[:_LONGEST]
+    return re.split(r"[ \t]#", text, maxsplit=1)[0].strip()[:_LONGEST]
 
 
 def _licence_file(folder: str) -> str | None:
     for name in _LICENCE_FILES:
         for line in _head(os.path.join(folder, name)).splitlines():
             title = line.strip().lstrip("#").strip()
-            if title:
+            if title and title.isprintable():
                 return title if len(title) <= _LONGEST else f"{title[: _LONGEST - 1]}…"
     return None

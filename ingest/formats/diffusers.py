@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from ingest.errors import Refusal
 from ingest.formats import foreign
@@ -26,46 +26,45 @@ from ingest.formats.alphas import read_alphas
 from ingest.formats.lora_config import LoraSettings, settings
 from ingest.formats.opened import Opened
 from ingest.formats.pairing import Factor, pair
+from ingest.formats.sorting import SHARED_TENSORS, Split, refuse_config, sort
 from ingest.formats.underscored import unet_module
 from ingest.names import Rename, diffusers_module
 from ingest.prefixes import COMPONENTS
 from ingest.reasons import Reason
-from ingest.safetensors_file import TensorRef
 
 NAME = "diffusers"
 METADATA_KEY = "lora_adapter_metadata"
 
 _FACTOR = re.compile(
-    r"(?P<module>.+?)(?:"
+    r"(?P<module>.+)(?:"
     r"\.lora_(?P<side>[AB])(?:\.[^.]+)?"
     r"|(?:\.lora|\.lora_linear_layer|(?P<fused>_lora))\.(?P<way>down|up)"
     r")\.weight"
 )
-_UNDERSCORED = re.compile(r"lora_unet_unet_(?P<module>.+?)[._]lora[._](?P<way>down|up)\.weight")
-_ALPHA = re.compile(r"(?P<module>.+?)(?P<fused>_lora)?(?:\.lora|\.lora_linear_layer)?\.alpha")
+_UNDERSCORED = re.compile(r"lora_unet_unet_(?P<module>.+)[._]lora[._](?P<way>down|up)\.weight")
 _UNDERSCORED_ALPHA = re.compile(r"lora_unet_unet_(?P<module>.+?)(?:[._]lora(?:[._]down)?)?\.alpha")
 _FACTOR_BIAS = re.compile(r".+\.(?:lora_B(?:\.[^.]+)?|lora\.up|lora_linear_layer\.up)\.bias")
 
 
-class _Key(NamedTuple):
-    module: str  # as `ingest.names.diffusers_module` spells it, component in front
-    role: str  # "A", "B" or "alpha"
-
-
-@lru_cache(maxsize=1 << 16)
-def _split(key: str) -> _Key | None:
+@lru_cache(maxsize=1 << 14)
+def _split(key: str) -> Split | None:
+    """The module as `ingest.names.diffusers_module` spells it, component in front."""
+    if not key.endswith((".weight", ".alpha")):
+        return None
     if key.startswith("lora_unet_unet_"):
         match = _UNDERSCORED.fullmatch(key) or _UNDERSCORED_ALPHA.fullmatch(key)
         module = unet_module(match["module"]) if match else None
         role = _role(match.groupdict()) if match else ""
+    elif key.endswith(".alpha"):
+        module, role = key.removesuffix(".alpha").removesuffix(".lora").removesuffix(".lora_linear_layer"), "alpha"
     else:
-        match = _FACTOR.fullmatch(key) or _ALPHA.fullmatch(key)
+        match = _FACTOR.fullmatch(key)
         # `to_q_lora` is one word in the old dialects, so the name keeps the suffix that `diffusers_module`
         # undoes.
         module = match["module"] + (match["fused"] or "") if match else None
         role = _role(match.groupdict()) if match else ""
     spelled = diffusers_module(module) if module else None
-    return _Key(spelled, role) if spelled else None
+    return Split(spelled, role) if spelled else None
 
 
 def _role(groups: Mapping[str, str | None]) -> str:
@@ -74,7 +73,7 @@ def _role(groups: Mapping[str, str | None]) -> str:
     return {"down": "A", "up": "B", None: "alpha"}[groups.get("way")]
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def _is_extra(key: str) -> bool:
     return _FACTOR_BIAS.fullmatch(key) is not None or not foreign.looks_like_lora(key)
 
@@ -87,52 +86,20 @@ def claims(keys: Iterable[str], has_config: bool) -> bool:
 
 def parse(opened: Opened) -> LoraAdapter:
     """Read one pipeline file; see `ingest.formats.parse` for what it raises."""
-    if opened.config is not None:
-        raise Refusal(
-            Reason.BAD_CONFIG,
-            f"{opened.where} has diffusers' keys, but an adapter_config.json lies beside it: "
-            "which alpha holds is unknown; part them",
-        )
-    sorted_tensors = _sort(tuple(opened.header.tensors.values()), opened.where)
+    refuse_config(opened, "diffusers'")
+    found = sort(opened, _split, _is_extra)
     stated = _stated(opened)
-    if sorted_tensors.alphas and stated:
+    if found.alphas and stated:
         raise Refusal(
             Reason.BAD_CONFIG,
             f"{opened.where} has both alpha tensors and {METADATA_KEY}: which holds is unknown",
         )
-    alphas = read_alphas(opened, sorted_tensors.alphas)
-    modules = _modules(sorted_tensors.factors, stated, alphas, opened.options.renames)
-    return opened.adapter(NAME, modules, sorted_tensors.extras)
+    alphas = read_alphas(opened, found.alphas)
+    function = _modules if len(found.factors) <= SHARED_TENSORS else _modules.__wrapped__
+    return opened.adapter(NAME, function(found.factors, stated, alphas, opened.options.renames), found.extras)
 
 
-class _Sorted(NamedTuple):
-    factors: tuple[Factor, ...]
-    extras: tuple[TensorRef, ...]
-    alphas: tuple[tuple[str, TensorRef], ...]  # by module
-
-
-@lru_cache(maxsize=256)
-def _sort(tensors: tuple[TensorRef, ...], where: str) -> _Sorted:
-    factors: list[Factor] = []
-    extras: list[TensorRef] = []
-    alphas: dict[str, TensorRef] = {}
-    for tensor in tensors:
-        split = _split(tensor.key)
-        if split is not None and split.role == "alpha":
-            alphas[split.module] = tensor
-        elif split is not None:
-            factors.append(Factor(split.module, split.role, False, tensor))
-        elif _is_extra(tensor.key):
-            extras.append(tensor)
-        else:
-            raise foreign.stranger(tensor.key, where)
-    orphan = alphas.keys() - {factor.module for factor in factors}
-    if orphan:
-        raise Refusal(Reason.UNKNOWN_KEYS, f"{alphas[min(orphan)].key!r} is the alpha of no module in {where}")
-    return _Sorted(tuple(factors), tuple(extras), tuple(alphas.items()))
-
-
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _modules(
     factors: tuple[Factor, ...],
     stated: tuple[tuple[str, LoraSettings], ...],

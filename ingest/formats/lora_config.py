@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
+import stat
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from ingest.errors import Refusal
+from ingest.formats.options import DEFAULT, Conversion, Options
+from ingest.formats.patterns import matching, patterns
 from ingest.reasons import Reason
 
-_MAX_CONFIG_BYTES = 16 << 20
+_MAX_CONFIG_BYTES = 4 << 20
+_MAX_RANK = 1 << 16
 _DEFAULT_RANK = 8
 _DEFAULT_ALPHA = 8
 
@@ -36,6 +39,8 @@ _VARIANTS: dict[str, str] = {
     "use_hira": "HiRA multiplies the base weight elementwise",
     "use_mora": "MoRA has a square matrix between compression and decompression",
 }
+
+_CONVERSIONS: dict[str, Conversion] = {"LOHA": "loha", "LOKR": "lokr"}
 
 # Initialisations that leave the base as it is: ΔW = scale · B · A then holds on the plain base. EVA,
 # orthogonal and MiCA choose A or B from data or from the base but subtract nothing.
@@ -66,12 +71,12 @@ class LoraSettings:
 
     def rank(self, module: str) -> int:
         """The rank peft gives a module, named as in the base model it was trained on."""
-        at = _pattern_at(tuple(key for key, _ in self.rank_pattern), module)
+        at = matching(tuple(key for key, _ in self.rank_pattern), module)
         return self.r if at is None else self.rank_pattern[at][1]
 
     def scale(self, module: str) -> float:
         """The float by which peft multiplies B · A."""
-        at = _pattern_at(tuple(key for key, _ in self.alpha_pattern), module)
+        at = matching(tuple(key for key, _ in self.alpha_pattern), module)
         alpha = self.alpha if at is None else self.alpha_pattern[at][1]
         rank = self.rank(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
@@ -89,15 +94,31 @@ class AdapterConfig:
         Ranks and scales.
     base_model
         `base_model_name_or_path`, None if null.
+    peft_type
+        "LORA", or "LOHA" or "LOKR" where the user has these converted.
+    use_dora
+        Whether it says so; only where the user ignores the magnitudes.
     """
 
     text: str
     settings: LoraSettings
     base_model: str | None
+    peft_type: str = "LORA"
+    use_dora: bool = False
 
 
-def read_config(path: str) -> AdapterConfig:
+def read_config(path: str, options: Options = DEFAULT) -> AdapterConfig:
     """Read an `adapter_config.json`; every refusal that needs no weights comes from here.
+
+    peft's own HiRA says so; HiRA of other implementations that says LORA, with LoRA's keys, is told by nothing in the
+    files.
+
+    Parameters
+    ----------
+    path
+        The file.
+    options
+        What the user allows: `ignore_magnitude`, `convert`.
 
     Raises
     ------
@@ -105,7 +126,35 @@ def read_config(path: str) -> AdapterConfig:
         `unreadable`, `bad-config`, `not-lora` (another peft_type), `dora`, `variant` or `altered-base`.
     """
     where = os.path.basename(path)
+    text = read_text(path)
     try:
+        fields = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(Reason.BAD_CONFIG, f"{where} is no valid JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise Refusal(Reason.BAD_CONFIG, f"{where} is no JSON object")
+    peft_type = _check_type(fields, where, options)
+    if peft_type != "LORA":
+        fields = _lycoris_fields(fields)
+    base_model = fields.get("base_model_name_or_path")
+    if base_model is not None and not (isinstance(base_model, str) and base_model.isprintable()):
+        raise _wrong(where, "base_model_name_or_path", base_model, "a printable string or null")
+    read = settings(fields, where, options.ignore_magnitude)
+    return AdapterConfig(text, read, base_model or None, peft_type, bool(fields.get("use_dora")))
+
+
+def read_text(path: str) -> str:
+    """A configuration word for word; it may be any text.
+
+    Raises
+    ------
+    Refusal
+        `unreadable`, or `bad-config` if it is too long or no UTF-8.
+    """
+    where = os.path.basename(path)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
+            raise Refusal(Reason.UNREADABLE, f"{where} is no regular file")
         with open(path, "rb") as file:
             # Read by its size: asking for the limit would allocate the limit.
             size = os.fstat(file.fileno()).st_size
@@ -115,42 +164,68 @@ def read_config(path: str) -> AdapterConfig:
     if size > _MAX_CONFIG_BYTES:
         raise Refusal(Reason.BAD_CONFIG, f"{where} is larger than {_MAX_CONFIG_BYTES} bytes")
     try:
-        text = raw.decode("utf-8-sig")
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(Reason.BAD_CONFIG, f"{where} is no valid JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise Refusal(Reason.BAD_CONFIG, f"{where} is no JSON object")
-    _check_type(fields, where)
-    base_model = fields.get("base_model_name_or_path")
-    if base_model is not None and not (isinstance(base_model, str) and base_model.isprintable()):
-        raise _wrong(where, "base_model_name_or_path", base_model, "a printable string or null")
-    return AdapterConfig(text, settings(fields, where), base_model or None)
+        return raw.decode("utf-8-sig")
+    except ValueError as error:
+        raise Refusal(Reason.BAD_CONFIG, f"{where} is no UTF-8 ({error})") from error
 
 
-def _check_type(fields: Mapping[str, Any], where: str) -> None:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice[:60]!r} occurs twice")
+    return result
+
+
+def _lycoris_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What `LoHaConfig` and `LoKrConfig` share with `LoraConfig`, under its names; of the rest nothing scales."""
+    kept = {key: fields[key] for key in ("r", "rank_pattern", "alpha_pattern") if key in fields}
+    base = fields.get("base_model_name_or_path")
+    return {**kept, "lora_alpha": fields.get("alpha", _DEFAULT_ALPHA), "base_model_name_or_path": base}
+
+
+def _check_type(fields: Mapping[str, Any], where: str, options: Options) -> str:
     peft_type = fields.get("peft_type")
     if not isinstance(peft_type, str):
         raise Refusal(
             Reason.BAD_CONFIG,
-            f"{where} names no peft_type (got {peft_type!r}); peft writes it in every configuration",
+            f"{where} names no peft_type (got {_shown(peft_type)}); peft writes it in every configuration",
         )
     if peft_type.upper() == "HIRA":
         raise Refusal(Reason.VARIANT, f"{where} says peft_type HIRA: {_VARIANTS['use_hira']}")
-    if peft_type.upper() != "LORA":
-        raise Refusal(Reason.NOT_LORA, f"{where} says peft_type {peft_type!r}; only LORA has the factors A and B")
+    conversion = _CONVERSIONS.get(peft_type.upper())
+    if conversion is not None and conversion not in options.convert:
+        raise Refusal(
+            Reason.NOT_LORA,
+            f"{where} says peft_type {peft_type!r}; --convert {conversion} rewrites it as LoRA where that is exact",
+        )
+    if peft_type.upper() != "LORA" and conversion is None:
+        raise Refusal(Reason.NOT_LORA, f"{where} says peft_type {peft_type[:60]!r}; only LORA has the factors A and B")
+    return peft_type.upper()
 
 
-def settings(fields: Mapping[str, Any], where: str) -> LoraSettings:
+def settings(fields: Mapping[str, Any], where: str, ignore_magnitude: bool = False) -> LoraSettings:
     """Check a LoRA's configuration and read ranks and scales from it; absent fields take peft's defaults.
+
+    Parameters
+    ----------
+    fields
+        As in `LoraConfig`.
+    where
+        What they were read from, for messages.
+    ignore_magnitude
+        Whether DoRA is taken as the LoRA that it has beside its magnitudes.
 
     Raises
     ------
     Refusal
         `dora`, `variant`, `altered-base` or `bad-config`.
     """
-    if fields.get("use_dora"):
-        raise Refusal(Reason.DORA, f"{where} sets use_dora: its magnitudes rescale the whole weight")
+    if fields.get("use_dora") and not ignore_magnitude:
+        raise Refusal(
+            Reason.DORA,
+            f"{where} sets use_dora: its magnitudes rescale the whole weight; --ignore-magnitude takes A and B alone",
+        )
     for key, why in _VARIANTS.items():
         if fields.get(key):
             raise Refusal(Reason.VARIANT, f"{where} sets {key}: {why}")
@@ -164,11 +239,11 @@ def settings(fields: Mapping[str, Any], where: str) -> LoraSettings:
         use_rslora=bool(use_rslora),
         rank_pattern=tuple(
             (key, _rank(value, f"rank_pattern[{key!r}]", where))
-            for key, value in _pattern(fields.get("rank_pattern"), "rank_pattern", where)
+            for key, value in patterns(fields.get("rank_pattern"), "rank_pattern", where)
         ),
         alpha_pattern=tuple(
             (key, _alpha(value, f"alpha_pattern[{key!r}]", where))
-            for key, value in _pattern(fields.get("alpha_pattern"), "alpha_pattern", where)
+            for key, value in patterns(fields.get("alpha_pattern"), "alpha_pattern", where)
         ),
     )
 
@@ -189,29 +264,9 @@ def _check_init(init: Any, where: str) -> None:
     )
 
 
-def _pattern(value: Any, key: str, where: str) -> list[tuple[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, dict):
-        raise _wrong(where, key, value, "an object")
-    for pattern in value:
-        if not _tame(pattern):
-            raise Refusal(
-                Reason.BAD_CONFIG,
-                f"{where}: {key} has {pattern[:60]!r}, a regular expression that could take for ever; simplify it",
-            )
-        try:
-            _compiled(pattern)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise Refusal(
-                Reason.BAD_CONFIG, f"{where}: {key} has the invalid regular expression {pattern!r} ({error})"
-            ) from error
-    return list(value.items())
-
-
 def _rank(value: Any, key: str, where: str) -> int:
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise _wrong(where, key, value, "a positive integer")
+    if type(value) is not int or not 0 < value <= _MAX_RANK:
+        raise _wrong(where, key, value, f"an integer from 1 to {_MAX_RANK}")
     return int(value)
 
 
@@ -224,31 +279,9 @@ def _alpha(value: Any, key: str, where: str) -> float:
 
 
 def _wrong(where: str, key: str, value: Any, wanted: str) -> Refusal:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
-    return Refusal(Reason.BAD_CONFIG, f"{where}: {key} is {shown}, expected {wanted}")
+    return Refusal(Reason.BAD_CONFIG, f"{where}: {key} is {_shown(value)}, expected {wanted}")
 
 
-def _tame(pattern: str) -> bool:
-    """Whether a pattern from a stranger is matched in reasonable time: no repeated group, few repeats, not long.
-
-    Python's matcher backtracks, so "(a+)+" takes time exponential in a name's length, and n repeats its n-th power.
-    """
-    return len(pattern) <= 1000 and not re.search(r"\)[*+{]", pattern) and len(re.findall(r"[*+{]", pattern)) <= 3
-
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    # peft's get_pattern_key, character for character.
-    return re.compile(rf"(.*\.)?({pattern})$")
-
-
-@lru_cache(maxsize=1 << 16)
-def _pattern_at(patterns: tuple[str, ...], module: str) -> int | None:
-    """The first pattern that matches, as in peft's `get_pattern_key`; None if none does."""
-    for at, pattern in enumerate(patterns):
-        if _compiled(pattern).match(module):
-            return at
-    # get_pattern_key then returns the module's own name, which may be a key that, as a regular expression, is
-    # another.
-    return patterns.index(module) if module in patterns else None
+def _shown(value: Any) -> str:
+    shown = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"

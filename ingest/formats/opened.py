@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ingest.formats import foreign
 from ingest.formats.adapter import AdapterFiles, LoraAdapter, LoraModule
 from ingest.formats.card import Card
 from ingest.formats.lora_config import AdapterConfig
@@ -15,6 +16,10 @@ from ingest.safetensors_file import SafetensorsHeader, TensorRef
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+MAGNITUDE_IGNORED = " (magnitude ignored)"
+"""Behind the name of the format of a DoRA adapter that was taken as a LoRA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +58,23 @@ class Opened:
         return os.path.basename(self.files.weights)
 
     def adapter(self, name: str, modules: tuple[LoraModule, ...], extras: Iterable[TensorRef]) -> LoraAdapter:
-        """Put a format's findings together with everything all formats read alike."""
+        """Put a format's findings together with everything all formats read alike.
+
+        The record of an adapter that was taken without its DoRA magnitudes shows that in the format's name.
+        """
         stated = self.config.base_model if self.config else None
+        extras = tuple(sorted(extras, key=lambda ref: ref.key))
+        dora = (self.config is not None and self.config.use_dora) or any(
+            foreign.is_magnitude(ref.key) for ref in extras
+        )
         return LoraAdapter(
-            format=name,
+            format=f"{name}{MAGNITUDE_IGNORED}" if dora else name,
             files=self.files,
             base_model=stated or self.card.base_model,
             modules=modules,
             factors=self.files.weights,
             data_start=self.header.data_start,
-            extras=tuple(sorted(extras, key=lambda ref: ref.key)),
+            extras=extras,
             config_text=self.config.text if self.config else None,
             metadata=self.header.metadata,
             licence=self.card.licence,

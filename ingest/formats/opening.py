@@ -11,27 +11,34 @@ from ingest.formats.card import read_card
 from ingest.formats.lora_config import read_config
 from ingest.formats.opened import Opened
 from ingest.formats.options import Options
+from ingest.formats.pickled import SUFFIXES, open_pickle
 from ingest.reasons import Reason
 from ingest.safetensors_file import TensorRef, read_header, read_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = SUFFIXES
+"""Suffixes of files that are taken for pickles."""
 
 
 def open_files(files: AdapterFiles, options: Options) -> Opened:
     """Read an adapter's configuration, header and card; see `ingest.formats.parse` for what it raises."""
-    config = read_config(files.config) if files.config is not None else None
+    config = read_config(files.config, options) if files.config is not None else None
     where = os.path.basename(files.weights)
-    if where.lower().endswith(PICKLES):
+    pickle = where.lower().endswith(PICKLES)
+    if pickle and not options.allow_pickle:
         raise Refusal(
             Reason.PICKLE,
-            f"{where} is a pickle, which can run code when loaded; load it where you trust it "
-            "(torch.load with weights_only=True) and save it again with safetensors.torch.save_file",
+            f"{where} is a pickle, which can run code when loaded; --allow-pickle loads its weights only, "
+            "or save it again with safetensors.torch.save_file",
         )
     if not os.path.exists(files.weights):
         raise Refusal(Reason.NO_WEIGHTS, f"there is no {where} in the folder")
+    if pickle:
+        pickled = open_pickle(files.weights)
+        card = read_card(files.folder)
+        return Opened(files, config, pickled.header, card, options, fingerprint(files), pickled.tensor, "pickle")
     header = read_header(files.weights)
 
     def tensor(ref: TensorRef) -> NDArray[Any]:

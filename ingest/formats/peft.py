@@ -19,6 +19,7 @@ from ingest.formats.adapter import LoraAdapter, LoraModule
 from ingest.formats.lora_config import LoraSettings
 from ingest.formats.opened import Opened
 from ingest.formats.pairing import Factor, pair
+from ingest.formats.sorting import SHARED_TENSORS
 from ingest.names import Rename
 from ingest.reasons import Reason
 from ingest.safetensors_file import TensorRef
@@ -26,6 +27,8 @@ from ingest.safetensors_file import TensorRef
 NAME = "peft"
 
 _BASE = "base_model.model."
+# What a trainer or a saved checkpoint puts before peft's prefix.
+_OUTSIDE = frozenset(("", "state_dict", "model", "module", "_forward_module", "_orig_mod"))
 _FACTOR = re.compile(
     r"(?P<module>.+)\.(?:"
     r"lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
@@ -35,33 +38,36 @@ _FACTOR = re.compile(
 _FACTOR_BIAS = re.compile(r".+\.lora_B(?:\.[^.]+)?\.bias")
 
 
-class _Key(NamedTuple):
+class Key(NamedTuple):
+    """What a factor's key says."""
+
     module: str
     side: str
     embedding: bool
     adapter: str
 
 
-@lru_cache(maxsize=1 << 16)
-def _split(key: str) -> _Key | None:
-    match = _FACTOR.fullmatch(key)
+@lru_cache(maxsize=1 << 14)
+def split(key: str) -> Key | None:
+    """A factor's key taken apart, None if it is none."""
+    match = _FACTOR.fullmatch(key) if ".lora_" in key else None
     if match is None:
         return None
     module, side, adapter, embedding_side, embedding_adapter = match.groups()
     if side:
-        return _Key(module, side, False, adapter or "")
+        return Key(module, side, False, adapter or "")
     # Some tools write `lora_embedding_A.weight`.
-    return _Key(module, embedding_side, True, "" if embedding_adapter in (None, "weight") else embedding_adapter)
+    return Key(module, embedding_side, True, "" if embedding_adapter in (None, "weight") else embedding_adapter)
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def _is_extra(key: str) -> bool:
     return _FACTOR_BIAS.fullmatch(key) is not None or not foreign.looks_like_lora(key)
 
 
 def claims(keys: Iterable[str], has_config: bool) -> bool:
     """Whether a file is peft's: it has a factor as peft names it, and a configuration or peft's prefix."""
-    return any(_split(key) is not None and (has_config or key.startswith(_BASE)) for key in keys)
+    return any(split(key) is not None and (has_config or key.startswith(_BASE)) for key in keys)
 
 
 def parse(opened: Opened) -> LoraAdapter:
@@ -71,25 +77,41 @@ def parse(opened: Opened) -> LoraAdapter:
             Reason.BAD_CONFIG,
             f"{opened.where} is peft's, but no adapter_config.json beside it states its alpha",
         )
-    tensors = tuple(opened.header.tensors.values())
-    modules, extras = _modules(tensors, opened.config.settings, opened.options.renames, opened.where)
+    modules, extras = assigned(opened, tuple(opened.header.tensors.values()), opened.config.settings)
     return opened.adapter(NAME, modules, extras)
 
 
-@lru_cache(maxsize=256)
-def _modules(
-    tensors: tuple[TensorRef, ...], settings: LoraSettings, renames: tuple[Rename, ...], where: str
+def assigned(
+    opened: Opened, tensors: tuple[TensorRef, ...], settings: LoraSettings
 ) -> tuple[tuple[LoraModule, ...], tuple[TensorRef, ...]]:
-    """Modules and extras; adapters with equal headers and ranks share them, so that large zoos stay small."""
+    """Modules and extras of these tensors; adapters with equal headers and ranks share them.
+
+    Raises
+    ------
+    Refusal
+        As `ingest.formats.parse`.
+    """
+    function = _assigned if len(tensors) <= SHARED_TENSORS else _assigned.__wrapped__
+    return function(tensors, settings, opened.options.renames, opened.options.ignore_magnitude, opened.where)
+
+
+@lru_cache(maxsize=64)
+def _assigned(
+    tensors: tuple[TensorRef, ...],
+    settings: LoraSettings,
+    renames: tuple[Rename, ...],
+    ignore_magnitude: bool,
+    where: str,
+) -> tuple[tuple[LoraModule, ...], tuple[TensorRef, ...]]:
     factors: list[Factor] = []
     extras: list[TensorRef] = []
     adapters: set[str] = set()
     for tensor in tensors:
-        split = _split(tensor.key)
-        if split is not None:
-            factors.append(Factor(split.module, split.side, split.embedding, tensor))
-            adapters.add(split.adapter)
-        elif _is_extra(tensor.key):
+        said = split(tensor.key)
+        if said is not None:
+            factors.append(Factor(said.module, said.side, said.embedding, tensor))
+            adapters.add(said.adapter)
+        elif (ignore_magnitude and foreign.is_magnitude(tensor.key)) or _is_extra(tensor.key):
             extras.append(tensor)
         else:
             raise foreign.stranger(tensor.key, where)
@@ -102,7 +124,7 @@ def _modules(
 
     def scale(module: str, rank: int) -> float:
         # Patterns are matched against the name in the base model, which peft's prefix is no part of.
-        base_name = module.removeprefix(_BASE)
+        base_name = _in_base(module)
         stated = settings.rank(base_name)
         if stated != rank:
             raise Refusal(
@@ -112,3 +134,8 @@ def _modules(
         return settings.scale(base_name)
 
     return pair(factors, scale, "transformers", renames), tuple(extras)
+
+
+def _in_base(module: str) -> str:
+    head, prefix, rest = module.partition(_BASE)
+    return rest if prefix and all(part in _OUTSIDE for part in head.split(".")) else module

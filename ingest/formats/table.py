@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ingest.errors import Refusal
-from ingest.formats import diffusers, foreign, peft
+from ingest.formats import checkpoint, cloneofsimo, comfy, diffusers, foreign, kohya, loha, lokr, lycoris_plain, peft
 from ingest.formats.adapter import AdapterFiles, LoraAdapter
 from ingest.formats.opened import Opened
 from ingest.formats.opening import open_files
 from ingest.formats.options import DEFAULT, Options
 from ingest.reasons import Reason
+
+_MAX_KEY = 512
+"""Characters of a tensor's name; a layer's name is shorter by far, and every dialect reads every key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,15 @@ class Format:
 
 
 FORMATS: tuple[Format, ...] = (
+    Format(checkpoint.NAME, checkpoint.claims, checkpoint.parse),
     Format(peft.NAME, peft.claims, peft.parse),
+    Format(loha.NAME, loha.claims, loha.parse),
+    Format(lokr.NAME, lokr.claims, lokr.parse),
     Format(diffusers.NAME, diffusers.claims, diffusers.parse),
+    Format(kohya.NAME, kohya.claims, kohya.parse),
+    Format(cloneofsimo.NAME, cloneofsimo.claims, cloneofsimo.parse),
+    Format(comfy.NAME, comfy.claims, comfy.parse),
+    Format(lycoris_plain.NAME, lycoris_plain.claims, lycoris_plain.parse),
 )
 """In the order of detection: the first that claims a file gets it."""
 
@@ -81,6 +91,12 @@ def parse_opened(opened: Opened) -> LoraAdapter:
     """Describe one adapter whose files are opened, here or elsewhere; see `parse`."""
     if not opened.header.tensors:
         raise Refusal(Reason.NO_WEIGHTS, f"{opened.where} holds no tensors")
+    longest = max(opened.header.tensors, key=len)
+    if len(longest) > _MAX_KEY:
+        raise Refusal(
+            Reason.UNKNOWN_KEYS,
+            f"{opened.where} names a tensor with {len(longest)} characters ({longest[:60]!r}…), at most {_MAX_KEY}",
+        )
     entry = detect(opened.header.tensors, opened.config is not None)
     if entry is None:
         raise foreign.explain(opened.header.tensors, opened.where)

@@ -1,30 +1,28 @@
-"""The catalogue: who is in a zoo, where their rows lie, and what else belongs to them.
+"""The catalogue's records: who is in a zoo, where their rows lie, and what one commit says.
 
 One *segment* per commit, never changed afterwards; the commit record names the segments that exist.  Listing a zoo
-reads one file per commit, not one per adapter.
+reads one file per commit, not one per adapter.  A segment is a list of events: what they come to is
+`ingest.store.ledger`'s to say, how they lie in files that of `ingest.store.segments`.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ingest.errors import EigenzooError
 from ingest.store.schema import itemsize
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
 
-Status = Literal["ok", "refused", "removed"]
+Status = Literal["ok", "refused", "removed", "renewed"]
+Action = Literal["ingest", "layout", "remove", "compact"]
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterRecord:
-    """One adapter of the ledger.
+    """One event about one adapter, and one adapter of the ledger.
 
     Attributes
     ----------
@@ -33,7 +31,9 @@ class AdapterRecord:
     source : str
         Where it came from.
     status, reason, detail : str
-        ``"ok"`` with empty reason, or ``"refused"`` with a reason code and one line for people.
+        ``"ok"`` with empty reason: its rows are new, and a live adapter of that name is replaced.  ``"refused"`` with a
+        reason code and one line for people.  ``"removed"``: it is live no more.  ``"renewed"``: the live adapter of
+        that name has the same content and other texts.
     format, base_model, revision, licence : str or None
         As its files state them.
     content : str
@@ -46,6 +46,8 @@ class AdapterRecord:
         Rows that it holds on one side: the sum of its modules' ranks; 0 where it is refused.
     extras : str
         Hex digest of its tensors that are no factors; empty where it has none.
+    kept : str
+        The folder that keeps these tensors; the writer sets it.
     """
 
     name: str
@@ -62,6 +64,7 @@ class AdapterRecord:
     rank: int = 0
     rows: int = 0
     extras: str = ""
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,10 @@ class LayerRecord:
 
 @dataclass(frozen=True, slots=True)
 class ArrayRecord:
-    """One array: a (layer, side, dtype), its path, committed rows, width and rows per chunk."""
+    """One array: a (layer, side, dtype), its path, committed rows, width and rows per chunk.
+
+    ``retired`` of the rows belong to adapters that were removed or replaced; they stay until the zoo is compacted.
+    """
 
     path: str
     layer: str
@@ -85,16 +91,39 @@ class ArrayRecord:
     rows: int
     width: int
     chunk: int
+    retired: int = 0
+
+    @property
+    def live(self) -> int:
+        """Rows of adapters that are in the zoo."""
+        return self.rows - self.retired
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.width * itemsize(self.dtype)
 
     @property
     def chunk_bytes(self) -> int:
         """Bytes of one chunk."""
-        return self.chunk * self.width * itemsize(self.dtype)
+        return self.chunk * self.row_bytes
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks hold committed rows."""
+        return -(-self.rows // self.chunk)
+
+    def chunk_name(self, index: int) -> str:
+        """The file of one chunk."""
+        return f"{self.path}/c.{index}.0"
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One commit's share of the catalogue: its files' common name, its counts, and its files' sha256."""
+    """One commit's share of the catalogue: its files' common name, its counts, and its files' sha256.
+
+    ``ok`` counts the ordinals that it adds: numbers of accepted adapters, by which entries name them.
+    """
 
     name: str
     adapters: int
@@ -106,11 +135,37 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What one commit did.
+
+    Attributes
+    ----------
+    version, time, action
+        Which commit, when (UTC), and by which command; ``"layout"`` decides where rows will go and brings none.
+    added, replaced, renewed, removed, refused : int
+        Adapters.
+    rows : int
+        Rows of one side that were stored.
+    """
+
+    version: int
+    time: str
+    action: Action
+    added: int = 0
+    replaced: int = 0
+    renewed: int = 0
+    removed: int = 0
+    refused: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """The commit record: everything that exists, as of one commit.
 
     Layers and arrays are recorded before the first row comes, so that an ingest that is killed and started again lays
-    out the same zoo; until then an array has no rows.
+    out the same zoo; until then an array has no rows.  ``codec`` is that of all chunks (see `ingest.store.chunks`);
+    ``generation`` is the version that last compacted the zoo, 0 for none: its arrays lie in a group of that number.
     """
 
     uuid: str
@@ -122,6 +177,9 @@ class Commit:
     arrays: tuple[ArrayRecord, ...]
     segments: tuple[Segment, ...]
     time: str = ""
+    codec: str = ""
+    generation: int = 0
+    log: tuple[LogEntry, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -139,7 +197,10 @@ class Commit:
             layers=tuple(LayerRecord(d["layer"], d["kind"], tuple(d["a_shape"]), d["out"]) for d in data["layers"]),
             arrays=tuple(ArrayRecord(**d) for d in data["arrays"]),
             segments=tuple(Segment(**d) for d in data["segments"]),
-            time=data.get("time", ""),
+            time=data["time"],
+            codec=data["codec"],
+            generation=int(data["generation"]),
+            log=tuple(LogEntry(**d) for d in data["log"]),
         )
 
 
@@ -149,8 +210,8 @@ EMPTY = Commit("", 0, None, (), (), (), (), ())
 def entry_dtype() -> np.dtype[Any]:
     """One record per (adapter, layer): row ranges in the arrays of both sides, rank, scale and digests.
 
-    ``adapter`` counts the accepted adapters of the whole zoo, ``layer`` and ``*_array`` index the commit's tuples;
-    digests are the 128-bit xxh3 of each factor's canonical bytes.
+    ``adapter`` is the ordinal: it counts the accepted adapters of the whole zoo; ``layer`` and ``*_array`` index the
+    commit's tuples; digests are the 128-bit xxh3 of each factor's canonical bytes.
     """
     import numpy as np
 
@@ -168,71 +229,3 @@ def entry_dtype() -> np.dtype[Any]:
             ("b_digest", "u1", (16,)),
         ]
     )
-
-
-def encode_adapters(records: list[AdapterRecord]) -> bytes:
-    """A segment's adapters as JSON: field names once, then a row per adapter."""
-    names = [f.name for f in dataclasses.fields(AdapterRecord)]
-    rows = [[getattr(r, n) for n in names] for r in records]
-    return json.dumps({"fields": names, "adapters": rows}, separators=(",", ":"), ensure_ascii=False).encode(
-        "utf-8", "surrogatepass"
-    )
-
-
-def decode_adapters(data: bytes) -> list[AdapterRecord]:
-    """The inverse of `encode_adapters`; fields that this version does not know are passed over."""
-    doc = json.loads(data.decode("utf-8", "surrogatepass"))
-    known = {f.name for f in dataclasses.fields(AdapterRecord)}
-    keep = [i for i, n in enumerate(doc["fields"]) if n in known]
-    names = [doc["fields"][i] for i in keep]
-    return [AdapterRecord(**dict(zip(names, (row[i] for i in keep), strict=True))) for row in doc["adapters"]]
-
-
-def ledger(segments: list[list[AdapterRecord]]) -> list[AdapterRecord]:
-    """All adapters in order of commit; a later record of a refused source replaces the earlier one."""
-    out: dict[tuple[str, str], AdapterRecord] = {}
-    for records in segments:
-        for record in records:
-            out.pop(("refused", record.source), None)
-            out[record.status, record.source if record.status == "refused" else record.name] = record
-    return list(out.values())
-
-
-def encode_entries(entries: NDArray[Any]) -> bytes:
-    """Entries as the bytes of a ``.npy`` file."""
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.save(buffer, entries, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def read_layer(path: str, index: int) -> NDArray[Any]:
-    """One layer's entries of a ``.npy`` file that is sorted by layer; the rest of the file is not read.
-
-    Raises
-    ------
-    EigenzooError
-        If the file is missing, or shorter than its header says.
-    """
-    import numpy as np
-
-    dtype = entry_dtype()
-    try:
-        with open(path, "rb") as file:
-            np.lib.format.read_magic(file)
-            (count,), _, _ = np.lib.format.read_array_header_1_0(file)
-            start = file.tell()
-
-            def layer_at(i: int) -> int:
-                file.seek(start + i * dtype.itemsize)
-                return int(np.frombuffer(file.read(dtype.itemsize), dtype)["layer"][0])
-
-            low = bisect.bisect_left(range(count), index, key=layer_at)
-            high = bisect.bisect_right(range(count), index, lo=low, key=layer_at)
-            file.seek(start + low * dtype.itemsize)
-            return np.frombuffer(file.read((high - low) * dtype.itemsize), dtype, high - low)
-    except (OSError, ValueError) as error:
-        raise EigenzooError(f"{path}: cannot be read ({error}); restore it from a copy") from error

@@ -1,33 +1,34 @@
 """Reading a zoo: a snapshot of its last whole commit.
 
-A `Zoo` holds what one read of the root document said.  A writer that appends meanwhile changes nothing for it: row
-ranges that are committed are never moved, and arrays are opened with the committed shape.
+A `Zoo` holds what one read of the root document said.  A writer that appends or removes meanwhile changes nothing for
+it: row ranges that are committed are never moved.  One that compacts the zoo deletes them; a snapshot that still needs
+them says so, and never reads anything else in their place.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
-from ingest.store import catalog, schema
-from ingest.store.catalog import AdapterRecord, ArrayRecord, Commit, LayerRecord
+from ingest.storage import open_storage
+from ingest.store import schema, texts
+from ingest.store.catalog import ArrayRecord, LayerRecord
 from ingest.store.root import read_commit
-from ingest.store.rows import Run, ZooRows, read_array
+from ingest.store.rows import ZooRows, read_array, runs_of
+from ingest.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixInfo:
-    """One matrix of the zoo: a layer on one side.  ``dtype`` holds every stored value exactly."""
+    """One matrix of the zoo: a layer on one side.  ``dtype`` holds every value of the live rows exactly."""
 
     layer: str
     side: str
@@ -47,12 +48,8 @@ class StoredModule:
     scale: float
 
 
-class Zoo:
+class Zoo(Snapshot):
     """An opened zoo: a snapshot of its last whole commit.  Made by `open_zoo`."""
-
-    def __init__(self, path: str, commit: Commit) -> None:
-        self.path = path
-        self.commit = commit
 
     def __repr__(self) -> str:
         return f"Zoo({self.path!r}, commit {self.commit.version}, {len(self.layers)} layers)"
@@ -64,32 +61,22 @@ class Zoo:
 
     @property
     def layers(self) -> list[str]:
-        """Canonical names of the layers that have rows."""
-        held = {array.layer for array in self.commit.arrays if array.rows}
+        """Canonical names of the layers that have live rows."""
+        held = {array.layer for array in self.commit.arrays if array.live}
         return [r.layer for r in self.commit.layers if r.layer in held]
 
     @functools.cached_property
-    def adapters(self) -> list[AdapterRecord]:
-        """The ledger: every accepted and every refused adapter, in order of commit."""
-        return catalog.ledger(self._segments)
-
-    @functools.cached_property
-    def accepted(self) -> list[AdapterRecord]:
-        """The adapters whose rows are in the zoo; entries count them in this order."""
-        return [r for records in self._segments for r in records if r.status == "ok"]
-
-    @functools.cached_property
     def matrices(self) -> list[MatrixInfo]:
-        """Every matrix, by layer and side."""
+        """Every matrix of live rows, by layer and side."""
         found: dict[tuple[str, str], list[ArrayRecord]] = {}
         for array in self.commit.arrays:
-            if array.rows:
+            if array.live:
                 found.setdefault((array.layer, array.side), []).append(array)
         return [
             MatrixInfo(
                 layer,
                 side,
-                sum(a.rows for a in arrays),
+                sum(a.live for a in arrays),
                 arrays[0].width,
                 schema.common_dtype({a.dtype for a in arrays}),
             )
@@ -105,7 +92,7 @@ class Zoo:
                 return record
         raise EigenzooError(f"{self.path}: no layer {name!r}; `eigenzoo info` lists the {len(self.layers)} layers")
 
-    def rows(self, layer: str, *, side: str) -> ZooRows:
+    def rows(self, layer: str, *, side: str, members: Collection[int] | None = None) -> ZooRows:
         """The rows of one matrix.
 
         Parameters
@@ -114,69 +101,60 @@ class Zoo:
             Canonical name.
         side : {"A", "B"}
             "A" stacks lora_A (rank × in), "B" stacks lora_Bᵀ (rank × out).
+        members : collection of int, optional
+            Ordinals of the adapters whose rows are wanted (see `stored`), which may be removed or replaced ones until
+            the zoo is compacted; without it the live ones.
 
         Returns
         -------
         ZooRows
-            A row source: shape, dtype, offsets, `read`.
+            A row source: shape, dtype, offsets, `read`.  Rows are in the order of the ordinals.
 
         Raises
         ------
         EigenzooError
-            For an unknown layer or side.
+            For an unknown layer, side or ordinal, or a layer without rows.
         """
         import numpy as np
 
         if side not in schema.SIDES:
             raise EigenzooError(f"side {side!r}: give 'A' or 'B'")
         record = self.layer(layer)
-        entries = self.entries(record)
+        arrays = [a for a in self.commit.arrays if (a.layer, a.side) == (layer, side) and a.rows]
+        if not arrays:
+            raise EigenzooError(f"{self.path}: layer {layer!r} has no rows; `eigenzoo info` lists those that have")
+        entries = self._members(self.entries(record), members)
         key = side.lower()
-        arrays = self.commit.arrays
-        runs: list[Run] = []
-        for index, start, rank in zip(
-            entries[f"{key}_array"].tolist(),
-            entries[f"{key}_start"].tolist(),
-            entries["rank"].tolist(),
-            strict=True,
-        ):
-            if runs and runs[-1].array is arrays[index] and runs[-1].stop == start:
-                runs[-1] = Run(arrays[index], runs[-1].start, start + rank)
-            else:
-                runs.append(Run(arrays[index], start, start + rank))
+        runs = runs_of(self.commit.arrays, entries[f"{key}_array"], entries[f"{key}_start"], entries["rank"])
         digest = hashlib.sha256(f"{layer}\0{side}\0".encode())
         digest.update(np.ascontiguousarray(entries["rank"]).tobytes())
         digest.update(np.ascontiguousarray(entries[f"{key}_digest"]).tobytes())
-        width = runs[0].array.width
         return ZooRows(
             path=self.path,
             layer=layer,
             side=side,
-            shape=(int(entries["rank"].sum()), width),
-            dtype=schema.numpy_dtype(schema.common_dtype({r.array.dtype for r in runs})),
+            shape=(int(entries["rank"].sum()), arrays[0].width),
+            dtype=schema.numpy_dtype(schema.common_dtype({r.array.dtype for r in runs} or {arrays[0].dtype})),
             offsets=np.concatenate([[0], np.cumsum(entries["rank"], dtype=np.int64)]),
-            block_rows=runs[0].array.chunk,
+            block_rows=runs[0].array.chunk if runs else arrays[0].chunk,
             identity=digest.hexdigest()[:32],
-            runs=tuple(runs),
+            runs=runs,
+            codec=self.commit.codec,
         )
 
-    def entries(self, layer: LayerRecord) -> NDArray[Any]:
-        """Row ranges, ranks, scales and digests of one layer, a record per adapter (see `catalog.entry_dtype`)."""
+    def _members(self, entries: NDArray[Any], members: Collection[int] | None) -> NDArray[Any]:
+        """The entries of the adapters that are asked for."""
         import numpy as np
 
-        index = self.commit.layers.index(layer)
-        parts = [
-            catalog.read_layer(self._file(f"{s.name}.entries.npy"), index) for s in self.commit.segments if s.entries
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, catalog.entry_dtype())
-
-    def entry_tables(self) -> Iterator[NDArray[Any]]:
-        """Each commit's entries, sorted by layer and adapter, mapped from disk."""
-        import numpy as np
-
-        for segment in self.commit.segments:
-            if segment.entries:
-                yield np.load(self._file(f"{segment.name}.entries.npy"), mmap_mode="r", allow_pickle=False)
+        if members is None and not any(a.retired for a in self.commit.arrays):
+            return entries  # everybody is live: no need to read who is
+        wanted = np.zeros(len(self.stored), bool)
+        for ordinal in self._ordinals.values() if members is None else members:
+            if not 0 <= ordinal < len(wanted):
+                raise EigenzooError(f"{self.path}: no adapter of ordinal {ordinal}; there are {len(wanted)}")
+            wanted[ordinal] = True
+        found: NDArray[Any] = entries[wanted[entries["adapter"]]]
+        return found
 
     def adapter(self, name: str) -> Iterator[StoredModule]:
         """The factors of one accepted adapter, layer by layer, exactly as its file had them.
@@ -188,23 +166,21 @@ class Zoo:
         """
         import numpy as np
 
-        order = self.accepted.index(self._accepted(name))
-        for table in self.entry_tables():
-            for entry in table[table["adapter"] == order]:
-                record = self.commit.layers[int(entry["layer"])]
-                rank = int(entry["rank"])
-                sides = []
-                for key in ("a", "b"):
-                    array = self.commit.arrays[int(entry[f"{key}_array"])]
-                    start = int(entry[f"{key}_start"])
-                    sides.append(read_array(self.path, array, start, start + rank))
-                yield StoredModule(
-                    record.layer,
-                    record.kind,
-                    sides[0].reshape(rank, *record.a_shape),
-                    np.ascontiguousarray(sides[1].T),
-                    float(entry["scale"]),
-                )
+        for entry in self.entries_of(self.ordinal(name)):
+            record = self.commit.layers[int(entry["layer"])]
+            rank = int(entry["rank"])
+            sides = []
+            for key in ("a", "b"):
+                array = self.commit.arrays[int(entry[f"{key}_array"])]
+                start = int(entry[f"{key}_start"])
+                sides.append(read_array(self.storage, array, self.commit.codec, start, start + rank))
+            yield StoredModule(
+                record.layer,
+                record.kind,
+                sides[0].reshape(rank, *record.a_shape),
+                np.ascontiguousarray(sides[1].T),
+                float(entry["scale"]),
+            )
 
     def config(self, name: str) -> str | None:
         """The adapter's configuration file, verbatim; None where it had none.
@@ -214,11 +190,13 @@ class Zoo:
         EigenzooError
             If no accepted adapter has that name.
         """
-        return self._text(name)["config"]  # type: ignore[no-any-return]
+        self.ordinal(name)
+        return texts.read_text(self.storage, self.commit, name)["config"]  # type: ignore[no-any-return]
 
     def metadata(self, name: str) -> dict[str, str]:
         """The metadata of the adapter's weights file; errors as for `config`."""
-        return dict(self._text(name)["metadata"])
+        self.ordinal(name)
+        return dict(texts.read_text(self.storage, self.commit, name)["metadata"])
 
     def extras(self, name: str) -> dict[str, NDArray[Any]]:
         """Tensors that belong to the adapter and are no factors (heads, biases), by their key in its file.
@@ -228,53 +206,10 @@ class Zoo:
         EigenzooError
             If no accepted adapter has that name, or its tensors are lost.
         """
-        from ingest.safetensors_file import read_all
-
-        if not self._accepted(name).extras:
+        record = self.stored[self.ordinal(name)].record
+        if not record.extras:
             return {}
-        path = self.extras_path(name)
-        try:
-            return read_all(path)
-        except EigenzooError as error:
-            raise EigenzooError(f"{path}: the other tensors of {name} cannot be read ({error})") from error
-
-    def extras_path(self, name: str) -> str:
-        """Where an adapter's tensors that are no factors are kept."""
-        return self._file(f"{schema.CATALOG}/extras/{schema.quote(name)}.safetensors")
-
-    def _accepted(self, name: str) -> AdapterRecord:
-        for record in self.accepted:
-            if record.name == name:
-                return record
-        raise EigenzooError(f"{self.path}: no accepted adapter {name!r}; `eigenzoo info` lists them")
-
-    def _text(self, name: str) -> dict[str, Any]:
-        self._accepted(name)
-        for segment in reversed(self.commit.segments):
-            with open(self._file(f"{segment.name}.texts.json"), encoding="utf-8") as file:
-                texts = json.load(file)
-            if name in texts:
-                return dict(texts[name])
-        raise EigenzooError(f"{self.path}: the configuration of {name} is lost; restore the folder catalog")
-
-    @functools.cached_property
-    def _segments(self) -> list[list[AdapterRecord]]:
-        out = []
-        for segment in self.commit.segments:
-            try:
-                with open(self._file(f"{segment.name}.json"), "rb") as file:
-                    data = file.read()
-            except OSError as error:
-                raise EigenzooError(
-                    f"{self.path}: {segment.name}.json is lost ({error.strerror}); restore it"
-                ) from error
-            if hashlib.sha256(data).hexdigest() != segment.digest:
-                raise EigenzooError(f"{self.path}: {segment.name}.json does not match the commit record; restore it")
-            out.append(catalog.decode_adapters(data))
-        return out
-
-    def _file(self, name: str) -> str:
-        return os.path.join(self.path, name)
+        return texts.read_extras(self.storage, self.commit, schema.extras_name(name, record.kept), name)
 
 
 def open_zoo(path: str | os.PathLike[str]) -> Zoo:
@@ -283,7 +218,7 @@ def open_zoo(path: str | os.PathLike[str]) -> Zoo:
     Parameters
     ----------
     path : path-like
-        The zoo's folder.
+        The zoo's folder, or an object store's URL such as ``s3://bucket/zoo.zarr``.
 
     Returns
     -------
@@ -299,8 +234,8 @@ def open_zoo(path: str | os.PathLike[str]) -> Zoo:
     -----
     Cost: one file read; the ledger and the row ranges are read when asked for.
     """
-    path = os.path.abspath(os.fspath(path))
-    commit = read_commit(path)
+    storage = open_storage(path)
+    commit = read_commit(storage)
     if commit is None:
-        raise EigenzooError(f"{path}: no zoo there; make one with `eigenzoo ingest SOURCE --zoo {path}`")
-    return Zoo(path, commit)
+        raise EigenzooError(f"{storage.url}: no zoo there; make one with `eigenzoo ingest SOURCE --zoo {storage.url}`")
+    return Zoo(storage, commit)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
+from ingest.storage import Storage, is_remote, open_storage
 from ingest.store import schema
 from ingest.store.catalog import ArrayRecord
+from ingest.store.chunks import Part, read_chunk
+from ingest.store.root import lost
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+REQUESTS = 8  # chunks read side by side where a request takes its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class ZooRows:
     block_rows: int
     identity: str
     runs: tuple[Run, ...] = field(repr=False)
+    codec: str = ""
 
     @property
     def location(self) -> str:
@@ -64,52 +70,88 @@ class ZooRows:
         Raises
         ------
         EigenzooError
-            If the range is not within the matrix, or the store cannot be read.
+            If the range is not within the matrix, a chunk of it is missing or damaged, or the zoo was compacted since
+            it was opened.
         """
         import numpy as np
 
         if not 0 <= start <= stop <= self.shape[0]:
             raise EigenzooError(f"rows {start}:{stop} of {self.layer} {self.side}: there are {self.shape[0]} rows")
         out = np.empty((stop - start, self.shape[1]), self.dtype)
-        pieces: dict[ArrayRecord, list[tuple[int, int, int]]] = {}
+        pieces: dict[ArrayRecord, list[Part]] = {}
         begin = 0
         for run in self.runs:
             lo, hi = max(start, begin), min(stop, begin + run.stop - run.start)
             if lo < hi:
-                pieces.setdefault(run.array, []).append((lo - start, hi - start, run.start + lo - begin))
+                pieces.setdefault(run.array, []).append((run.start + lo - begin, hi - lo, lo - start))
             begin += run.stop - run.start
-        for array, parts in pieces.items():  # one read an array, however its rows alternate with another's
-            first = parts[0][2]
-            values = read_array(self.path, array, first, parts[-1][2] + parts[-1][1] - parts[-1][0])
-            for lo, hi, at in parts:
-                out[lo:hi] = values[at - first : at - first + hi - lo]
+        storage = open_storage(self.path)
+        for array, parts in pieces.items():  # a chunk is read once, however its rows alternate with another array's
+            fill_rows(storage, array, self.codec, parts, out)
         return out
 
 
-def read_array(path: str, array: ArrayRecord, start: int, stop: int) -> NDArray[Any]:
+def runs_of(
+    arrays: Sequence[ArrayRecord], indices: NDArray[Any], starts: NDArray[Any], ranks: NDArray[Any]
+) -> tuple[Run, ...]:
+    """Row ranges of arrays, those that follow one another joined."""
+    runs: list[Run] = []
+    for index, start, rank in zip(indices.tolist(), starts.tolist(), ranks.tolist(), strict=True):
+        if runs and runs[-1].array is arrays[index] and runs[-1].stop == start:
+            runs[-1] = Run(arrays[index], runs[-1].start, start + rank)
+        else:
+            runs.append(Run(arrays[index], start, start + rank))
+    return tuple(runs)
+
+
+def read_array(storage: Storage, array: ArrayRecord, codec: str, start: int, stop: int) -> NDArray[Any]:
     """Rows ``start:stop`` of one array, in its own dtype.
 
     Raises
     ------
+    Compacted
+        If the zoo was compacted since the array was looked up.
     EigenzooError
-        If the store is not there, or a chunk of it is missing or damaged.
+        If a chunk is missing, or damaged as far as it is read.
     """
+    import numpy as np
+
+    out = np.empty((stop - start, array.width), schema.numpy_dtype(array.dtype))
+    fill_rows(storage, array, codec, [(start, stop - start, 0)], out)
+    return out
+
+
+def fill_rows(storage: Storage, array: ArrayRecord, codec: str, parts: Sequence[Part], out: NDArray[Any]) -> None:
+    """Read parts of one array, in ascending order, to where they belong in `out`; errors as for `read_array`."""
+    jobs = list(_by_chunk(array, parts))
+
+    def read(job: tuple[int, list[Part]]) -> None:
+        read_chunk(storage, array, codec, *job, out)
+
     try:
-        # zarr reads a missing chunk as zeros, which would pass for weights.
-        for chunk in range(start // array.chunk, -(-stop // array.chunk)):
-            os.stat(os.path.join(path, array.path, f"c.{chunk}.0"))
-        values = _handle(path, array)[start:stop]
-    except (OSError, ValueError, KeyError) as error:
-        raise EigenzooError(
-            f"{path}: cannot read rows {start}:{stop} of {array.path} ({error}); see what `eigenzoo verify` says"
-        ) from error
-    return values.view(schema.numpy_dtype(array.dtype))  # type: ignore[no-any-return]
+        if len(jobs) > 1 and is_remote(storage.url):  # a request at a time would mostly wait
+            with ThreadPoolExecutor(min(REQUESTS, len(jobs))) as pool:
+                list(pool.map(read, jobs))
+        else:
+            for job in jobs:
+                read(job)
+    except (OSError, ValueError) as error:
+        rows = f"{parts[0][0]}:{parts[-1][0] + parts[-1][1]}"
+        raise lost(storage, array.path, f"cannot read rows {rows} of {array.path}", error) from error
 
 
-@functools.lru_cache(maxsize=64)
-def _handle(path: str, array: ArrayRecord) -> Any:
-    import zarr
-    from zarr.storage import LocalStore, StorePath
-
-    document = schema.array_document(array.rows, array.width, array.dtype, array.chunk, {})
-    return zarr.Array.from_dict(StorePath(LocalStore(path, read_only=True), array.path), document)
+def _by_chunk(array: ArrayRecord, parts: Iterable[Part]) -> Iterator[tuple[int, list[Part]]]:
+    """Each chunk's number, and its share of the parts by rows of the chunk."""
+    current: tuple[int, list[Part]] | None = None
+    for at, count, to in parts:
+        while count:
+            index, first = divmod(at, array.chunk)
+            rows = min(count, array.chunk - first)
+            if current is None or current[0] != index:
+                if current is not None:
+                    yield current
+                current = index, []
+            current[1].append((first, rows, to))
+            at, count, to = at + rows, count - rows, to + rows
+    if current is not None:
+        yield current

@@ -6,13 +6,15 @@
       zarr.json                     root group: the commit record and consolidated metadata, replaced in one step
       layers/<layer>/A, B           arrays (rows × width) of each layer's commonest dtype
       layers/<layer>/A-float16      a further array where adapters of one matrix differ in dtype
-      catalog/000001.json           the adapters of commit 1: accepted and refused
-      catalog/000001.entries.npy    where their rows lie, a record per adapter and layer
+      layers-000007/<layer>/A, B    the same after commit 7 compacted the zoo: no path is ever used again
+      catalog/000001.json           the events of commit 1: adapters accepted, refused, removed, renewed
+      catalog/000001.entries.npy    where the rows of the accepted ones lie, a record per adapter and layer
       catalog/000001.texts.json     their configuration files, verbatim
-      catalog/extras/<name>.safetensors   tensors that belong to an adapter and are no factors
+      catalog/extras/000001/<name>.safetensors   tensors that belong to an adapter of commit 1 and are no factors
 
 bfloat16 is no zarr v3 data type: it is stored as uint16 with the attribute ``dtype: "bfloat16"``, which every zarr
-reader opens.  Arrays carry no compressor: trained weights hardly compress and the codecs cost more than the disk.
+reader opens.  Arrays carry no compressor by default: trained weights hardly compress and the codecs cost more than the
+disk; lz4 with bitshuffle is for slow links.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 ROOT = "zarr.json"
 CATALOG = "catalog"
+LAYERS = "layers"
+STAGING = "staging"  # where an ingest into a local zoo keeps what it downloads
 SIDES = ("A", "B")
 FACTOR_DTYPES = ("bfloat16", "float16", "float32", "float64")
 MAX_CHUNK_BYTES = 4 << 20
@@ -78,9 +82,19 @@ def quote(name: str) -> str:
     return f"{out[:110]}%~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
-def layer_path(layer: str) -> str:
+def group_path(generation: int) -> str:
+    """The group of all layers: one for every time that the zoo was compacted."""
+    return f"{LAYERS}-{generation:06d}" if generation else LAYERS
+
+
+def layer_path(layer: str, generation: int = 0) -> str:
     """The group of a layer."""
-    return f"layers/{quote(layer)}"
+    return f"{group_path(generation)}/{quote(layer)}"
+
+
+def extras_name(adapter: str, folder: str) -> str:
+    """The file of an adapter's tensors that are no factors; no commit writes into another's folder."""
+    return f"{CATALOG}/extras/{folder}/{quote(adapter)}.safetensors"
 
 
 def chunk_rows(width: int, dtype: str, planned_rows: int) -> int:
@@ -93,9 +107,15 @@ def chunk_rows(width: int, dtype: str, planned_rows: int) -> int:
     return 1 << int(math.log2(min(max(planned_rows, bottom), top)))
 
 
-def array_document(rows: int, width: int, dtype: str, chunk: int, attributes: dict[str, Any]) -> dict[str, Any]:
-    """The zarr v3 metadata of one array of factor rows."""
+def array_document(
+    rows: int, width: int, dtype: str, chunk: int, attributes: dict[str, Any], codec: str = ""
+) -> dict[str, Any]:
+    """The zarr v3 metadata of one array of factor rows; `codec` as in `ingest.store.chunks`."""
     stored = stored_dtype(dtype)
+    codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if codec == "lz4":
+        blosc = {"typesize": itemsize(dtype), "cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0}
+        codecs.append({"name": "blosc", "configuration": blosc})
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -104,7 +124,7 @@ def array_document(rows: int, width: int, dtype: str, chunk: int, attributes: di
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk, width]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": 0 if stored == "uint16" else 0.0,
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "codecs": codecs,
         "attributes": {"dtype": dtype, **attributes},
         "storage_transformers": [],
     }
@@ -113,11 +133,3 @@ def array_document(rows: int, width: int, dtype: str, chunk: int, attributes: di
 def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
     """The zarr v3 metadata of a group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-
-
-def root_document(record: dict[str, Any], nodes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The root's metadata: the commit record, and every node's metadata as of that commit."""
-    return {
-        **group_document({"eigenzoo": record}),
-        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": nodes},
-    }

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import re
 
+from ingest.errors import EigenzooError
+from ingest.storage import DIRTY, LOCK, PARTIAL, Storage
 from ingest.store import schema
+from ingest.store.nodes import files_of
+from ingest.store.puts import Puts
 from ingest.store.reader import Zoo
 
-PARTIAL = ".partial"  # ending of a file that is still being written
+_OURS = re.compile(rf"{schema.LAYERS}(-\d+)?/|{schema.CATALOG}/")
 
 
-def sweep(zoo: Zoo) -> None:
-    """Remove what a killed writer left: temporary files, chunks and segments that no commit names."""
-    arrays = {a.path: -(-a.rows // a.chunk) for a in zoo.commit.arrays}
-    groups = {schema.layer_path(r.layer) for r in zoo.commit.layers}
-    segments = {os.path.basename(s.name) for s in zoo.commit.segments}
-    extras = {f"{schema.quote(r.name)}.safetensors" for r in zoo.accepted if r.extras}
-    for folder, folders, files in os.walk(zoo.path):
-        here = os.path.relpath(folder, zoo.path).replace(os.sep, "/")
-        if here.startswith("layers/"):
-            known = here in groups if here.count("/") == 1 else here in arrays
-            if not known:
-                folders.clear()
-                shutil.rmtree(folder)
-                continue
-        for file in files:
-            if here in arrays and file.startswith("c.") and not file.endswith(PARTIAL):
-                stale = int(file.split(".")[1]) >= arrays[here]
-            elif here == f"{schema.CATALOG}/extras":
-                stale = file not in extras
-            else:
-                stale = file.endswith(PARTIAL) or (here == schema.CATALOG and file.split(".")[0] not in segments)
-            if stale:
-                os.unlink(os.path.join(folder, file))
+def sweep(zoo: Zoo, puts: Puts) -> None:
+    """Remove what a killed writer left: partial files, chunks, arrays and segments that no commit names.
+
+    Files that are not a zoo's are left alone.
+    """
+    held = set(files_of(zoo.commit, zoo.stored))
+    puts.delete(
+        name
+        for name in list(zoo.storage.list())
+        if not _is_staged(name) and (name.endswith(PARTIAL) or (_OURS.match(name) and name not in held))
+    )
+
+
+def check_foreign(storage: Storage) -> None:
+    """Refuse a place that is no zoo, nor what is left of one whose first writer died.
+
+    Raises
+    ------
+    EigenzooError
+        If other files lie there.
+    """
+    try:
+        if storage.exists(schema.ROOT):
+            return
+        for name in storage.list():
+            ours = _OURS.match(name) or _is_staged(name) or name in (LOCK, DIRTY) or name == f"{schema.ROOT}{PARTIAL}"
+            if not ours:
+                raise EigenzooError(f"{storage.url}: a folder with other files ({name} …); give a new path")
+    except EigenzooError:
+        raise
+    except OSError as error:
+        raise EigenzooError(
+            f"{storage.url}: cannot be looked at ({error.strerror or error}); give another --zoo"
+        ) from error
+
+
+def _is_staged(name: str) -> bool:
+    return name.startswith(f"{schema.STAGING}/")

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ingest.errors import EigenzooError
-from ingest.sources import find
+from ingest.folders import Source
+from ingest.hub.session import HubSession
+from ingest.reasons import Reason
+from ingest.sources import find as find_with
+
+
+def no_hub() -> HubSession:
+    raise AssertionError("nothing here is on the Hub")
+
+
+def find(sources: Sequence[str | os.PathLike[str]], *, follow_links: bool = False) -> list[Source]:
+    return find_with(sources, no_hub, follow_links=follow_links)
 
 
 def touch(path: Path, text: str = "x") -> Path:
@@ -61,6 +73,16 @@ def test_a_weights_file_of_a_peft_folder_stands_for_the_folder(tree: Path) -> No
     assert find([tree / "a/checkpoint-500/adapter_model.safetensors"]) == find([tree / "a/checkpoint-500"])
 
 
+def test_the_only_weights_file_beside_a_configuration_is_the_adapter(tree: Path) -> None:
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth"):
+        touch(tree / "only-config" / name)
+    (source,) = find([tree / "only-config"])
+    assert source.files.weights.endswith("model.safetensors")
+    os.rename(tree / "only-config/model.safetensors", tree / "only-config/model-00001-of-00002.safetensors")
+    (source,) = find([tree / "only-config"])
+    assert source.files.weights.endswith("adapter_model.safetensors"), "a shard is no whole model"
+
+
 def test_globs_name_by_what_they_leave_open(tree: Path) -> None:
     assert [s.name for s in find([str(tree / "*" / "checkpoint-*")])] == [
         "a/checkpoint-500",
@@ -110,3 +132,35 @@ def test_what_is_wrong_is_said_in_one_line(tree: Path, source: str, message: str
     with pytest.raises(EigenzooError, match=message) as caught:
         find([tree.parent / source])
     assert "\n" not in str(caught.value)
+
+
+def test_a_link_out_of_the_source_is_refused_unless_asked_for(tree: Path) -> None:
+    elsewhere = tree.parent / "elsewhere"
+    touch(elsewhere / "task" / "adapter_config.json", "{}")
+    touch(elsewhere / "task" / "adapter_model.safetensors")
+    touch(elsewhere / "secret.txt", "secret")
+    os.symlink(elsewhere, tree / "a" / "out")
+    os.symlink(elsewhere / "secret.txt", tree / "two" / "three.safetensors")
+    found = {s.name: s for s in find([tree])}
+    for name in ("a/out", "two/three"):
+        refusal = found[name].refusal
+        assert refusal is not None and refusal.reason is Reason.UNREADABLE and "--follow-links" in refusal.detail
+    assert "a/out/task" not in found and found["two/one"].refusal is None
+    followed = {s.name: s for s in find([tree], follow_links=True)}
+    assert followed["a/out/task"].refusal is None and followed["two/three"].refusal is None
+
+
+def test_the_links_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    snapshot = repository / "snapshots" / "abc"
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        touch(repository / "blobs" / f"blob-of-{name}")
+        snapshot.mkdir(parents=True, exist_ok=True)
+        os.symlink(f"../../blobs/blob-of-{name}", snapshot / name)
+    (source,) = find([snapshot])
+    assert source.refusal is None
+    touch(tmp_path / "other" / "weights.safetensors")
+    os.symlink(tmp_path / "other" / "weights.safetensors", snapshot / "pytorch_lora_weights.safetensors")
+    os.unlink(snapshot / "adapter_config.json")
+    refused = [s for s in find([snapshot]) if s.refusal is not None]
+    assert [s.files.weights.rpartition("/")[2] for s in refused] == ["pytorch_lora_weights.safetensors"]

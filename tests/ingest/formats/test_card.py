@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,23 @@ def test_a_licence_file_speaks_where_the_readme_does_not(tmp_path: Path) -> None
     assert read_card(str(tmp_path)).licence == "MIT License"
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     assert read_card(str(tmp_path)).licence == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    "readme, card",
+    [
+        ("---\nlicense: mit" + " " * 60_000 + "x\nbase_model: a/b\n---\n", Card("mit" + " " * 77, "a/b")),
+        ("---\nlicense: \x1b[31mmit\nbase_model: a\u200bb\n---\n", Card(None, None)),
+        ("---\n" + "license:\n" * 5_000 + "- mit\n---\n", Card("mit", None)),
+    ],
+)
+def test_what_strangers_write(tmp_path: Path, readme: str, card: Card) -> None:
+    (tmp_path / "README.md").write_text(readme)
+    (tmp_path / "LICENSE").write_text("\x1b[31m\n")
+    assert read_card(str(tmp_path)) == card
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "README.md")
+    (tmp_path / "LICENSE").mkdir()
+    assert read_card(str(tmp_path)) == Card(None, None)

@@ -62,6 +62,23 @@ def under(name: str) -> str:
     return "lora_unet_unet_" + name.replace(".", "_")
 
 
+def flat(prefix: str) -> Callable[[str, str], str]:
+    """Names with underscores for dots: `lora_unet_…_to_q.lora_down.weight`."""
+    return lambda name, way: f"{prefix}_{name.replace('.', '_')}.lora_{way}.weight"
+
+
+def inside(modules: Mapping[str, Any]) -> Tensors:
+    """A whole model as it is saved: base weights, norms and embeddings around the factors."""
+    out = spelled(modules, lambda n, w: f"model.{n}.lora_{w}.default.weight", "A B")
+    for name, (a, b) in modules.items():
+        out[f"model.{name}.base_layer.weight"] = np.zeros((len(b), *a.shape[1:]), np.float32)
+        out[f"model.{name}.base_layer.bias"] = np.zeros(len(b), np.float32)
+    out["model.norm.weight"] = np.ones(8, np.float32)
+    out["model.embed_tokens.weight"] = np.zeros((5, 8), np.float32)
+    out["model.score.modules_to_save.default.weight"] = np.ones((2, 8), np.float32)
+    return out
+
+
 def at(component: str, modules: Mapping[str, Any]) -> dict[str, Any]:
     """The canonical layers of a component's modules."""
     return {f"{component}.{name.removeprefix('text_model.')}": pair for name, pair in modules.items()}
@@ -79,6 +96,10 @@ class Case:
     extras: tuple[str, ...] = ()
 
 
+BODY = {f"layers.{i}.self_attn.{name}": factors(RNG, 4, 8, 8) for i in range(2) for name in ("q_proj", "v_proj")}
+ORIGINAL = {"double_blocks.0.img_attn.qkv": factors(RNG, 4, 8, 24), "img_in": factors(RNG, 2, 3, 8, np.float16)}
+CLIP = [f"encoder.layers.{i}.self_attn.{name}_proj" for i in range(12) for name in ("k", "v", "q", "out")]
+NUMBERED = {name: factors(RNG, 1, 768, 768, np.float16) for name in CLIP}
 Q, K = f"{ATTENTION}.to_q", f"{ATTENTION}.to_k"
 STATED = {
     "unet.r": 4,
@@ -164,11 +185,85 @@ CASES = {
         UNET | CONV,
         {Q: 3 / 4, f"{ATTENTION}.to_out.0": 3 / 4, K: 3 / 2, "down_blocks.0.resnets.0.conv1": 3 / 3},
     ),
+    "peft without its prefix": Case(
+        "peft",
+        spelled(BODY, lambda n, w: f"model.{n}.lora_{w}.default.weight", "A B"),
+        BODY,
+        dict.fromkeys(BODY, 3 / 4),
+    ),
+    "checkpoint": Case(
+        "checkpoint",
+        {f"state_dict.model.base_model.model.{key}": value for key, value in inside(BODY).items()},
+        BODY,
+        dict.fromkeys(BODY, 3 / 4),
+        extras=("state_dict.model.base_model.model.model.score.modules_to_save.default.weight",),
+    ),
+    "kohya": Case(
+        "kohya",
+        {
+            **spelled(UNET | CONV, flat("lora_unet")),
+            **spelled(TEXT | MLP, flat("lora_te")),
+            flat("lora_unet")(Q, "").partition(".")[0] + ".alpha": np.array(1.5, np.float16),
+            flat("lora_unet")(K, "").partition(".")[0] + ".alpha": np.array([BF16_ALPHA]),
+            "bundle_emb.token.string_to_param.*": np.ones((1, 8), np.float32),
+        },
+        at("unet", UNET | CONV) | at("text_encoder", TEXT | MLP),
+        {f"unet.{Q}": 1.5 / 4, f"unet.{K}": float(BF16_ALPHA) / 2},
+        extras=("bundle_emb.token.string_to_param.*",),
+    ),
+    "kohya, two text encoders": Case(
+        "kohya",
+        {**spelled(TEXT, flat("lora_te1")), **spelled(MLP, flat("lora_te2"))},
+        at("text_encoder", TEXT) | at("text_encoder_2", MLP),
+    ),
+    "kohya, transformer": Case("kohya", spelled(FLUX, flat("lora_transformer")), at("transformer", FLUX)),
+    "cloneofsimo": Case(
+        "cloneofsimo",
+        {
+            **{f"text_encoder:{i}:down": NUMBERED[name][0] for i, name in enumerate(CLIP)},
+            **{f"text_encoder:{i}:up": NUMBERED[name][1] for i, name in enumerate(CLIP)},
+            "<s1>": np.ones(768, np.float32),
+        },
+        at("text_encoder", NUMBERED),
+        metadata={
+            "text_encoder": '["CLIPAttention"]',
+            **{f"text_encoder:{i}:rank": "1" for i in range(len(CLIP))},
+            "<s1>": "<embed>",
+        },
+        extras=("<s1>",),
+    ),
+    "comfy": Case(
+        "comfy",
+        {
+            **spelled(ORIGINAL, lambda n, w: f"diffusion_model.{n}.lora_{w}.weight", "A B"),
+            "diffusion_model.img_in.alpha": np.array(3.0, np.float32),
+            "diffusion_model.norm.diff": np.ones(8, np.float32),
+        },
+        at("diffusion_model", ORIGINAL),
+        {"diffusion_model.img_in": 3 / 2},
+        extras=("diffusion_model.norm.diff",),
+    ),
+    "comfy, down and up": Case(
+        "comfy",
+        spelled(ORIGINAL, lambda n, w: f"diffusion_model.{n}.lora_{w}.weight"),
+        at("diffusion_model", ORIGINAL),
+    ),
+    "lycoris": Case(
+        "lycoris",
+        {
+            **spelled(UNET | CONV, flat("lycoris")),
+            flat("lycoris")(K, "").partition(".")[0] + ".alpha": np.array(1.0, np.float32),
+        },
+        at("unet", UNET | CONV),
+        {f"unet.{K}": 1 / 2},
+    ),
+    "lycoris, transformer": Case("lycoris", spelled(FLUX, flat("lycoris")), at("transformer", FLUX)),
 }
+WITH_CONFIG = ("peft", "checkpoint")
 
 
 def written(path: Path, case: Case) -> AdapterFiles:
-    if case.format == "diffusers":
+    if case.format not in WITH_CONFIG:
         return write_weights(path, case.tensors, metadata=case.metadata)
     files = write_peft_folder(path, {}, r=4, lora_alpha=3, rank_pattern={"to_k": 2, "conv1": 3})
     write_weights(path, case.tensors, "adapter_model.safetensors")
@@ -201,18 +296,46 @@ def test_one_format_claims_each_file(tmp_path: Path, case: Case) -> None:
     keys = read_header(files.weights).tensors
     entry = detect(keys, files.config is not None)
     assert entry is not None and entry.name == case.format
-    if case.format == "diffusers":
-        assert [entry.name for entry in FORMATS if entry.claims(keys, False)] == ["diffusers"]
+    if case.format not in WITH_CONFIG:
+        assert [entry.name for entry in FORMATS if entry.claims(keys, False)] == [case.format]
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_missing_factor_is_unpaired(tmp_path: Path, case: Case) -> None:
-    names = [key for key in case.tensors if key.endswith("weight")]
+    names = [key for key in case.tensors if ("lora" in key and key.endswith("weight")) or ":" in key]
     for lost in (names[0], names[-1]):
         less = {key: value for key, value in case.tensors.items() if key != lost}
         with pytest.raises(Refusal) as caught:
             parse(written(tmp_path, Case(case.format, less, {}, None, case.metadata)))
         assert caught.value.reason in (Reason.UNPAIRED, Reason.UNKNOWN_KEYS)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_no_tensor_is_lost(tmp_path: Path, case: Case) -> None:
+    """Every tensor is a factor, an alpha or an extra; a checkpoint's other weights are the base's."""
+    adapter = parse(written(tmp_path, case))
+    kept = {ref.key for module in adapter.modules for ref in (module.a, module.b)}
+    kept |= {ref.key for ref in adapter.extras}
+    lost = {key for key in case.tensors if key not in kept and not key.endswith(".alpha")}
+    assert all(case.format == "checkpoint" and "lora" not in key for key in lost)
+
+
+def test_every_format_has_a_case() -> None:
+    converted = {"loha", "lokr"}  # on request only, in their own tests
+    assert {case.format for case in CASES.values()} == {entry.name for entry in FORMATS} - converted
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.format not in WITH_CONFIG])
+def test_a_configuration_beside_is_refused(tmp_path: Path, name: str) -> None:
+    files = written(tmp_path, CASES[name])
+    config = write_peft_folder(tmp_path, {}).config
+    try:
+        adapter = parse(AdapterFiles(files.folder, files.weights, config))
+    except Refusal as refusal:
+        assert refusal.reason in (Reason.BAD_CONFIG, Reason.BAD_SHAPE)
+        return
+    # What peft could have saved itself is peft's.
+    assert adapter.format == "peft"
 
 
 PARTS = [
@@ -242,11 +365,21 @@ ENDS += [
     "lora",
     "lora_magnitude_vector",
 ]
+FLAT = [
+    *("lora_unet_conv_in", "lora_unet_input_blocks_4_1_proj_in", "lora_unet_down_blocks_0_attentions_0_proj_in"),
+    *("lora_te_text_model_encoder_layers_0_mlp_fc1", "lora_te3_x", "lora_transformer_proj_out", "lycoris_conv_in"),
+    *("lycoris_x", "diffusion_model.a", "diffusion_model.input_blocks.0"),
+]
+FLAT_ENDS = ["lora_down.weight", "lora_up.weight", "lora_A.weight", "lora_mid.weight", "alpha", "dora_scale", "weight"]
 KEYS = st.one_of(
     st.tuples(st.lists(st.sampled_from(PARTS), max_size=4), st.sampled_from(ENDS)).map(
         lambda k: ".".join([*k[0], k[1]])
     ),
     st.sampled_from(["lora_unet_unet_conv_in_lora_down.weight", "lora_unet_unet_conv_in.alpha", "..lora_A.weight", ""]),
+    st.tuples(st.sampled_from(FLAT), st.sampled_from(FLAT_ENDS)).map(".".join),
+    st.sampled_from(
+        ["unet:0:up", "unet:0:down", "text_encoder:0:up", "list:0:up", "list:0:down", "<s1>", "unet:00:up"]
+    ),
     st.text(max_size=8).map(lambda text: text + ".lora_A.weight"),
 )
 SHAPES = st.sampled_from([(), (1,), (2, 3), (3, 2), (2, 3, 1, 1), (0, 2), (2, 2)])

@@ -475,3 +475,29 @@ def test_a_pattern_that_could_take_for_ever_is_refused(tmp_path: Path, pattern: 
     with pytest.raises(Refusal) as caught:
         parse(files)
     assert caught.value.reason is Reason.BAD_CONFIG and "rank_pattern" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "prefix", ["base_model.model.", "", "base_model.model.base_model.model.", "module.base_model.model."]
+)
+@pytest.mark.parametrize("infix", ["", ".default"])
+@pytest.mark.parametrize("ending", ["", ".default", ".weight"])
+def test_older_keys(tmp_path: Path, prefix: str, infix: str, ending: str) -> None:
+    """Adapter names inside, peft's prefix absent or doubled, an embedding's factors with and without an ending."""
+    rng = np.random.default_rng(1)
+    a, b = factors(rng, 4, 20, 8)
+    embedding = {
+        f"{prefix}model.embed_tokens.lora_embedding_A{ending}": a,
+        f"{prefix}model.embed_tokens.lora_embedding_B{ending}": b,
+    }
+    linear = {"model.layers.0.q_proj": factors(rng, 4, 8, 6)}
+    files = write_peft_folder(
+        tmp_path, linear, prefix=prefix, infix=infix, extras=embedding, alpha_pattern={"embed_tokens": 2}
+    )
+    adapter = parse(files)
+    found = {module.layer: (module.kind, module.a_shape, module.out, module.scale) for module in adapter.modules}
+    assert adapter.format == "peft" and adapter.extras == ()
+    assert found == {
+        "model.embed_tokens": ("embedding", (20,), 8, 0.5),
+        "layers.0.q_proj": ("linear", (8,), 6, 1.0),
+    }
