@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.backends import choose
 from engine.fitting import FitPlan, exact_fit, plan_fit
 from engine.memory import check
-from engine.resume import locked, prepare
+from engine.resume import local_folder, locked, prepare
 from engine.run import MatrixResult, Run, RunRecord, open_run, read_marker, summary, write_result
 from engine.runners.serial import SerialRunner
 from engine.selection import KByMatrix, check_k, choose_matrices, run_settings
@@ -149,7 +149,7 @@ def open_job(
         the run's (the same zoo at another path is), or another fit is writing to the run.
     """
     zoo = zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
-    path = os.path.abspath(os.fspath(out))
+    path = local_folder(out)
     settings = run_settings(center, k)
     chosen = choose_matrices(zoo, layers, side)
     check_k(settings, chosen)

@@ -20,6 +20,20 @@ LOCK = ".lock"
 Notice = Callable[[str], None]
 
 
+def local_folder(out: str | os.PathLike[str]) -> str:
+    """The absolute path of a run's folder.
+
+    Raises
+    ------
+    EigenzooError
+        For a URL: a run lies on a local disk, wherever its zoo does.
+    """
+    path = os.fspath(out)
+    if "://" in path:
+        raise EigenzooError(f"{path}: a run is a local folder; give --out a path")
+    return os.path.abspath(path)
+
+
 @contextlib.contextmanager
 def locked(path: str) -> Iterator[None]:
     """Make a run directory and be its only writer within the context; a process that dies lets go of it.

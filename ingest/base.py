@@ -42,7 +42,8 @@ class Base:
             remedy = f"--alias {stated}" if self.name else f"--base-model {stated}"
             return (
                 Reason.OTHER_BASE,
-                f"its base is {stated}, the zoo's is {self.name or 'unnamed'}; {remedy} if the same",
+                f"its base is {stated}, the zoo's is {self.name or 'unnamed'}; {remedy} if the same, else give it "
+                "another --zoo",
             )
         shared = [m for m in modules if m.layer in self.layers]
         if not shared:

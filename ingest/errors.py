@@ -35,3 +35,8 @@ class Refusal(EigenzooError):
 
     def __str__(self) -> str:
         return f"{self.reason.value}: {self.detail}"
+
+    def bare(self) -> Refusal:
+        """Itself without its traceback and causes, which would keep alive all that was at hand where it was raised."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self

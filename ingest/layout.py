@@ -24,6 +24,8 @@ def prepare(before: Commit, made: Plan) -> Commit:
     """
     if not made.adapters:
         return dataclasses.replace(before, renames=made.renames)
+    if not any(segment.ok for segment in before.segments):  # nobody came in, so nothing is decided
+        before = dataclasses.replace(before, base_model=None, aliases=(), layers=(), arrays=())
     known = {r.layer for r in before.layers}
     arrays = list(before.arrays)
     held = {(a.layer, a.side, a.dtype) for a in arrays}

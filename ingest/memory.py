@@ -36,7 +36,8 @@ def deal_out(made: Plan, memory: int) -> Room:
     least = read + 3 * max(chunks)
     if memory < least:
         raise EigenzooError(
-            f"ingest needs {-(-least // (1 << 20))} MiB for these adapters, allowed {memory >> 20} MiB; raise --memory"
+            f"ingest needs {-(-least // (1 << 20))} MiB for these adapters, allowed {memory / (1 << 20):.1f} MiB; "
+            "raise --memory"
         )
     threads = 1
     if sum(tensors) / len(tensors) >= THREADED_BYTES:

@@ -8,6 +8,7 @@ but the last of a batch; and a refused adapter leaves no rows behind.  While one
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,10 @@ from typing import TypeVar
 
 from ingest.errors import Refusal
 from ingest.fill import SourceChanged, fill
-from ingest.judge import contents_of, judge, record_of
+from ingest.judge import Known, judge, record_of
 from ingest.layout import lay_out, prepare
 from ingest.memory import deal_out
-from ingest.plan import plan
+from ingest.plan import plan, said
 from ingest.planned import Plan, PlannedAdapter
 from ingest.reasons import Reason
 from ingest.rest import keep_the_rest
@@ -113,7 +114,8 @@ def ingest(
     Notes
     -----
     Cost: every file is read twice and written once.  Killed at any moment, the zoo is at its last commit, and a
-    second call does the rest.  Downloads and conversions take the disk space of two batches (`BATCH_BYTES` each).
+    second call does the rest.  Downloads and conversions take the disk space of two batches (`BATCH_BYTES` each, or
+    one adapter).
     """
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
@@ -150,14 +152,15 @@ def run(
             if progress is not None:
                 progress(Progress(done, total, len(stored), len(refused)))
 
-    ledger = {_said(r) for r in writer.zoo().adapters if r.status == "refused"}
-    pending = [r for r in made.refused if r.reason != Reason.REMOVED and _said(r) not in ledger]
-    contents = contents_of(writer.zoo())
+    ledger = {said(r) for r in writer.zoo().adapters if r.status == "refused"}
+    known = Known.of(writer.zoo(), made)
     none = lay_out(writer.commit, []).entries
     prepared = prepare(writer.commit, made)
-    if prepared != writer.commit or pending or not writer.commit.version:
-        writer.save(prepared, pending, none, {})
-    with ThreadPoolExecutor(room.threads) as pool:
+    if prepared != writer.commit or made.news or not writer.commit.version:
+        if {a.path for a in writer.commit.arrays} - {a.path for a in prepared.arrays}:
+            writer.forget()  # arrays that never got a row
+        writer.save(prepared, list(made.news), none, {})
+    with _pool(room.threads, supply) as pool:
         each = _Each(pool if room.threads > 1 else None)
         batches = list(_batches(made))
         for number, planned in enumerate(batches):
@@ -167,7 +170,7 @@ def run(
             batch, outcomes = [p for p, _ in seen], [outcome for _, outcome in seen]
             tell(sum(p.factor_bytes for p in batch))
             while True:
-                judged = judge(batch, outcomes, contents)
+                judged = judge(batch, outcomes, known)
                 layout = lay_out(writer.commit, judged.accepted)
                 try:
                     groups = list(layout.work.groups(room.group))
@@ -180,10 +183,10 @@ def run(
                     outcomes[batch.index(change.planned)] = Refusal(Reason.CHANGED, str(change))
             fresh = [record_of(p, s, None) for p, s in judged.accepted]
             same = [record_of(p, s, None, status="renewed") for p, s in judged.renewed]
-            if news := [*fresh, *same, *(r for r in judged.rejected if _said(r) not in ledger)]:
+            if news := [*fresh, *same, *(r for r in judged.rejected if said(r) not in ledger)]:
                 writer.save(layout.commit, news, layout.entries, texts)
             supply.release(batch)
-            contents = judged.contents
+            known = judged.known
             stored += fresh
             renewed += same
             refused += judged.rejected
@@ -203,9 +206,17 @@ def run(
     )
 
 
-def _said(record: AdapterRecord) -> tuple[str, str, str]:
-    """What makes a refusal the same as one that stands in the ledger."""
-    return record.source, record.fingerprint, record.reason
+@contextlib.contextmanager
+def _pool(threads: int, supply: Supply) -> Iterator[ThreadPoolExecutor]:
+    """Threads for the batches; an interrupt does not wait for downloads that they wait for."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    except BaseException:
+        supply.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Each:
@@ -226,17 +237,22 @@ class _Each:
 
 
 def _batches(made: Plan) -> Iterator[list[PlannedAdapter]]:
-    """Adapters by commit.  Every commit writes the last chunk of each array again, so it brings two chunks or more."""
+    """Adapters by commit, those that replace an older version first, so that its content is free for others.
+
+    Every commit writes the last chunk of each array again, so it brings two chunks or more.
+    """
     limit = max(BATCH_BYTES, 2 * sum(m.chunk_bytes for m in made.matrices))
     batch: list[PlannedAdapter] = []
-    nbytes = modules = 0
-    for planned in made.adapters:
-        size = planned.factor_bytes
-        if batch and (nbytes + size > limit or modules >= BATCH_MODULES):
+    nbytes = staged = modules = 0
+    for planned in sorted(made.adapters, key=lambda p: p.replaces is None):
+        size, here = planned.factor_bytes, planned.staged_bytes
+        full = nbytes + size > limit or staged + here > BATCH_BYTES or modules >= BATCH_MODULES
+        if batch and full:
             yield batch
-            batch, nbytes, modules = [], 0, 0
+            batch, nbytes, staged, modules = [], 0, 0, 0
         batch.append(planned)
         nbytes += size
+        staged += here
         modules += len(planned.adapter.modules)
     if batch:
         yield batch
@@ -248,4 +264,4 @@ def _look(supply: Supply, planned: PlannedAdapter) -> tuple[PlannedAdapter, Scre
         planned = supply.get(planned)
         return planned, screen(planned.adapter)
     except Refusal as refusal:
-        return planned, refusal
+        return planned, refusal.bare()

@@ -19,7 +19,7 @@ from ingest.settings import DEFAULT, Settings
 from ingest.sources import find
 from ingest.storage import open_storage
 from ingest.store import schema
-from ingest.store.catalog import EMPTY, AdapterRecord, Commit
+from ingest.store.catalog import EMPTY, AdapterRecord
 from ingest.store.reader import Zoo
 from ingest.store.root import read_commit
 from ingest.supply import Supply
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Refusals that took a look at the whole file; they stand for as long as it is the same.
 _BY_VALUES = frozenset({Reason.NON_FINITE, Reason.UNTRAINED, Reason.WRONG_BYTES})
+_OUT_OF_REACH = frozenset({Reason.UNAVAILABLE, Reason.NOT_FOUND, Reason.GATED})
 
 
 def plan(
@@ -74,32 +75,39 @@ def plan(
     if supply is None:
         with tempfile.TemporaryDirectory() as folder, Supply(os.path.join(folder, "staging"), options) as own:
             return plan(sources, zoo, settings, supply=own, progress=progress)
-    known = bases.Base(commit.base_model, frozenset(commit.aliases), {r.layer: r for r in commit.layers})
-    _check_base(url, commit, settings.base_model, known)
+    known = None
+    if any(segment.ok for segment in commit.segments):  # until somebody came in, nothing is decided
+        known = bases.Base(commit.base_model, frozenset(commit.aliases), {r.layer: r for r in commit.layers})
+        _check_base(url, known, settings.base_model)
     records = _Records(Zoo(url, commit).adapters)
     candidates = find(sources, supply.hub, follow_links=settings.follow_links)
-    parsed = _parse_all(candidates, records, options, settings.readmit, supply, progress)
+    parsed = _parse_all(candidates, records, options, settings, supply, progress)
     chosen = bases.choose(
         [(a.base_model, a.modules) for a in parsed if not isinstance(a, Refusal | None)],
         settings.base_model,
         frozenset(settings.aliases),
-        known if commit.version and (commit.layers or commit.base_model) else None,
+        known,
     )
     adapters: list[PlannedAdapter] = []
     refused: list[AdapterRecord] = []
+    cleared: list[AdapterRecord] = []
     unchanged = 0
     rows: Counter[tuple[str, str, str, int]] = Counter()
     for candidate, outcome in zip(candidates, parsed, strict=True):
         if outcome is None:
             unchanged += 1
+            if candidate.location in records.refused:  # a version that is gone again
+                cleared.append(dataclasses.replace(records.live[candidate.location], status="renewed"))
             continue
         name = records.name(candidate)
+        replaces = records.live.get(candidate.location)
         if isinstance(outcome, Refusal):
+            if replaces is not None:
+                outcome = Refusal(outcome.reason, f"{outcome.detail}; the version in the zoo stays")
             refused.append(_refused(name, candidate, outcome, None))
         elif (objection := chosen.objection(outcome.base_model, outcome.modules)) is not None:
             refused.append(_refused(name, candidate, Refusal(*objection), outcome))
         else:
-            replaces = records.live.get(candidate.location)
             fingerprint = _fingerprint(candidate)
             adapters.append(
                 PlannedAdapter(name, candidate.location, outcome, fingerprint, candidate.candidate, replaces)
@@ -112,7 +120,25 @@ def plan(
         PlannedMatrix(la, s, d, n, w, chunks.get((la, s, d)) or schema.chunk_rows(w, d, n))
         for (la, s, d, w), n in sorted(rows.items())
     )
-    return Plan(url, commit, chosen, rules, options, tuple(adapters), tuple(refused), unchanged, matrices)
+    news = tuple(r for r in refused if records.is_news(r))
+    return Plan(
+        url,
+        commit,
+        chosen,
+        rules,
+        options,
+        settings.readmit,
+        tuple(adapters),
+        tuple(refused),
+        (*news, *cleared),
+        unchanged,
+        matrices,
+    )
+
+
+def said(record: AdapterRecord) -> tuple[str, str, str]:
+    """What makes two refusals the same."""
+    return record.source, record.fingerprint, record.reason
 
 
 class _Records:
@@ -137,15 +163,33 @@ class _Records:
         self._taken.add(name)
         return name
 
+    def is_news(self, refusal: AdapterRecord) -> bool:
+        """Whether a refusal is to be written down.
+
+        Not if it stands already, if a removal says it, or if all that happened is that a live adapter's source was out
+        of reach.
+        """
+        live, before = self.live.get(refusal.source), self.refused.get(refusal.source)
+        if refusal.source in self.removed or (before is not None and said(before) == said(refusal)):
+            return False
+        return live is None or (
+            refusal.reason not in _OUT_OF_REACH and refusal.fingerprint not in ("", live.fingerprint)
+        )
+
     def stands(self, record: AdapterRecord) -> bool:
         """Whether a refusal that took a look at the values holds for the same files: a twin's beside its original."""
-        return record.reason in _BY_VALUES or (record.reason == Reason.DUPLICATE and record.content in self.contents)
+        match record.reason:
+            case Reason.DUPLICATE:
+                return record.content in self.contents
+            case Reason.REMOVED:
+                return record.content in {r.content for r in self.removed.values()}
+        return record.reason in _BY_VALUES
 
 
-def _check_base(path: str, commit: Commit, base_model: str | None, known: bases.Base) -> None:
-    if base_model is not None and commit.base_model is not None and not known.answers_to(base_model):
+def _check_base(path: str, known: bases.Base, base_model: str | None) -> None:
+    if base_model is not None and known.name is not None and not known.answers_to(base_model):
         raise EigenzooError(
-            f"{path}: the zoo's base model is {commit.base_model}, not {base_model}; "
+            f"{path}: the zoo's base model is {known.name}, not {base_model}; "
             "a zoo has one base: give another --zoo"
         )
 
@@ -154,12 +198,15 @@ def _parse_all(
     candidates: Sequence[Source],
     records: _Records,
     options: formats.Options,
-    readmit: bool,
+    settings: Settings,
     supply: Supply,
     progress: Callable[[int, int], None] | None,
 ) -> list[LoraAdapter | Refusal | None]:
     """Each candidate's parsed headers, or why not, or None where the zoo's ledger already has the answer."""
-    settled = [_settled(candidate, records, readmit) for candidate in candidates]
+    settled = [_settled(candidate, records, settings) for candidate in candidates]
+    for source, (known, _) in zip(candidates, settled, strict=True):
+        if known and source.candidate is not None:
+            supply.drop(source.candidate)
     remote = [
         source.candidate
         for source, (known, _) in zip(candidates, settled, strict=True)
@@ -183,7 +230,7 @@ def _parse_all(
     return out
 
 
-def _settled(candidate: Source, records: _Records, readmit: bool) -> tuple[bool, Refusal | None]:
+def _settled(candidate: Source, records: _Records, settings: Settings) -> tuple[bool, Refusal | None]:
     """Whether the ledger or the search has the answer already, and that answer: None for an adapter in the zoo."""
     if candidate.refusal is not None:
         return True, candidate.refusal
@@ -191,10 +238,11 @@ def _settled(candidate: Source, records: _Records, readmit: bool) -> tuple[bool,
     record = records.live.get(candidate.location)
     if record is not None and record.fingerprint == fingerprint:
         return True, None
-    if record is None and not readmit and candidate.location in records.removed:
+    if record is None and not settings.readmit and candidate.location in records.removed:
         return True, Refusal(Reason.REMOVED, "it was removed from the zoo; --readmit takes it back")
     record = records.refused.get(candidate.location)
-    if record is not None and not readmit and record.fingerprint == fingerprint and records.stands(record):
+    again = record is not None and (settings.readmit if record.reason == Reason.REMOVED else settings.retry)
+    if record is not None and not again and record.fingerprint == fingerprint and records.stands(record):
         return True, Refusal(Reason(record.reason), record.detail)
     return False, None
 
@@ -203,7 +251,7 @@ def _parse(candidate: Source, options: formats.Options) -> LoraAdapter | Refusal
     try:
         return formats.parse(candidate.files, options)
     except Refusal as refusal:
-        return refusal
+        return refusal.bare()
 
 
 def _fingerprint(candidate: Source) -> str:

@@ -52,6 +52,14 @@ class PlannedAdapter:
         return sum(m.a.nbytes + m.b.nbytes for m in self.adapter.modules)
 
 
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes that it takes in the staging: its download, and what is made of its weights."""
+        adapter = self.adapter
+        made = max(adapter.size, self.factor_bytes) if adapter.recipe else 0
+        return made + (adapter.size if self.candidate is not None else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedMatrix:
     """What the plan adds to one matrix in one dtype; ``chunk`` is the array's rows per chunk, present or to be."""
@@ -90,10 +98,14 @@ class Plan:
         ``OLD=NEW`` pairs.
     options : Options
         How the adapters were parsed.
+    readmit : bool
+        Whether removed adapters are taken back.
     adapters : tuple of PlannedAdapter
         In the order in which their rows are stored.
     refused : tuple of AdapterRecord
         Refused by what a header can show.
+    news : tuple of AdapterRecord
+        What of this the ledger does not say yet, and refusals that no longer hold.
     known : int
         Adapters that the zoo holds already, unchanged.
     matrices : tuple of PlannedMatrix
@@ -105,8 +117,10 @@ class Plan:
     base: Base
     renames: tuple[str, ...]
     options: Options
+    readmit: bool
     adapters: tuple[PlannedAdapter, ...]
     refused: tuple[AdapterRecord, ...]
+    news: tuple[AdapterRecord, ...]
     known: int
     matrices: tuple[PlannedMatrix, ...]
 

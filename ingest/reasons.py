@@ -66,6 +66,6 @@ _EXPLANATIONS: dict[Reason, str] = {
     Reason.NOT_FOUND: "The Hub has no such repository, revision or file, or does not show it without a token.",
     Reason.GATED: "The repository's owner grants access on request; ask there, and log in.",
     Reason.UNAVAILABLE: "The Hub kept failing; the same command tries again.",
-    Reason.WRONG_BYTES: "What was downloaded does not have the hash that the Hub states; --readmit fetches it again.",
+    Reason.WRONG_BYTES: "What was downloaded does not have the hash that the Hub states; --retry fetches it again.",
     Reason.REMOVED: "It was removed from the zoo; --readmit takes it back.",
 }

@@ -26,15 +26,16 @@ class Settings:
     allow_pickle, ignore_magnitude, convert, unet_config
         See `ingest.formats.Options`.
     readmit : bool
-        Whether adapters that were removed from the zoo are taken back, and those whose values were refused are read
-        (from the Hub: fetched) again.
+        Whether adapters that were removed from the zoo are taken back.
+    retry : bool
+        Whether files whose values were refused are read (from the Hub: fetched) again although they are the same.
     follow_links : bool
         Whether links that lead out of a source folder are followed.
     keep_downloads : bool
         Whether files from the Hub stay in its cache; otherwise they go once their rows are committed.
     staging : str, optional
-        Where downloads and conversions lie meanwhile; by default inside the zoo, for a zoo in an object store in the
-        folder for temporary files.
+        A folder in which a folder for downloads and conversions is made meanwhile; by default they lie inside the zoo,
+        for a zoo in an object store in the folder for temporary files.
     memory : int
         Bytes of data held at a time, over all threads.
     codec : {"", "lz4"}
@@ -49,6 +50,7 @@ class Settings:
     convert: frozenset[Conversion] = field(default_factory=frozenset)
     unet_config: str | None = None
     readmit: bool = False
+    retry: bool = False
     follow_links: bool = False
     keep_downloads: bool = False
     staging: str | None = None
@@ -61,8 +63,12 @@ class Settings:
         Raises
         ------
         EigenzooError
-            If a rename is malformed.
+            If a rename is malformed, or `unet_config` is no UNet's configuration.
         """
+        if self.unet_config is not None:
+            from ingest.formats.unet import read_unet_config
+
+            read_unet_config(self.unet_config)
         rules = tuple(Rename.parse(rename) for rename in renames)
         return Options(rules, self.allow_pickle, self.ignore_magnitude, self.convert, self.unet_config)
 

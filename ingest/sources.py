@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from ingest.hub.spec import is_hub
 if TYPE_CHECKING:
     from ingest.hub.session import HubSession
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _KINDS = "a folder, a file, a glob, a text file of sources, ORG/NAME on the Hub or hub:USER"
 
 
@@ -57,8 +59,17 @@ def find(
     out: dict[str, Source] = {}
     for one in found:
         for candidate in _expanded(one, hub()) if isinstance(one, _OnHub) else (one,):
-            out.setdefault(candidate.identity, candidate)
+            _check_revision(out.setdefault(candidate.identity, candidate), candidate)
     return list(out.values())
+
+
+def _check_revision(first: Source, again: Source) -> None:
+    revisions = [s.candidate.remote.revision for s in (first, again) if s.candidate and s.candidate.remote]
+    if len(set(revisions)) > 1:
+        raise EigenzooError(
+            f"{first.location} is given at two revisions ({revisions[0][:12]}, {revisions[1][:12]}); "
+            "a zoo holds one: leave one out"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,8 @@ class _Finder:
         name = written or source
         if not source.strip():
             raise EigenzooError(f"a source is empty; give {_KINDS}")
+        if _URL.match(name) and not is_hub(name):
+            raise EigenzooError(f"{name}: a source cannot be a URL; give {_KINDS}")
         if "\0" in source:
             raise EigenzooError(f"{source!r}: no path has a NUL; give {_KINDS}")
         if name.startswith("hub:"):
@@ -102,6 +115,8 @@ class _Finder:
             top = os.path.abspath(source)
             yield from _some(walk(top, top, self._follow), source)
         elif os.path.isfile(source):
+            if os.path.basename(source) == CONFIG:
+                raise EigenzooError(f"{source}: is an adapter's configuration; give its folder")
             if source.endswith(WEIGHTS):
                 path = os.path.abspath(source)
                 yield single(path, os.path.splitext(os.path.basename(path))[0])
@@ -113,15 +128,17 @@ class _Finder:
                 raise EigenzooError(f"{source}: the pattern matches nothing; check it, and quote it for the shell")
             root = os.path.commonpath([os.path.dirname(m) for m in matches])
             yield from _some((s for match in matches for s in self._named(match, root)), source)
-        elif is_hub(name):
+        elif is_hub(name) and not os.path.lexists(source):
             yield _OnHub(name, where)
+        elif os.path.lexists(source):
+            raise EigenzooError(f"{source}: is neither a folder nor a regular file; give {_KINDS}")
         else:
             raise EigenzooError(f"{source}: no such file or folder; give {_KINDS}")
 
     def _named(self, path: str, root: str) -> Iterator[Source]:
         if os.path.isdir(path):
             yield from walk(path, root, self._follow)
-        elif path.endswith(".safetensors"):
+        elif path.endswith(WEIGHTS):
             source = single(path, os.path.splitext(os.path.relpath(path, root))[0].replace(os.sep, "/"))
             yield source if self._follow else checked(source, os.path.realpath(root))
 
@@ -133,6 +150,8 @@ class _Finder:
                 lines = [line.split("#", 1)[0].strip() for line in file]
         except (UnicodeDecodeError, OSError) as error:
             raise EigenzooError(f"{path}: neither an adapter nor a text file of sources ({error})") from error
+        if not any(lines):
+            raise EigenzooError(f"{path}: names no source; give it one a line")
         for number, line in enumerate(lines, 1):
             if line:
                 where = f"{path}, line {number}: "

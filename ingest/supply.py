@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Self
 from ingest import formats
 from ingest.errors import EigenzooError, Refusal
 from ingest.planned import PlannedAdapter
+from ingest.private import private_folder
 from ingest.reasons import Reason
 from ingest.settings import Settings
 
 if TYPE_CHECKING:
     from ingest.formats.adapter import AdapterFiles, LoraAdapter
     from ingest.formats.options import Options
+    from ingest.hub.remote import Candidate
     from ingest.hub.session import HubSession
 
 STAGING = "staging"
@@ -31,14 +33,13 @@ DOWNLOADS = 8  # at a time: the Hub serves one connection slower than a disk tak
 
 
 def staging_folder(zoo: str, settings: Settings) -> str:
-    """Where downloads and conversions for a zoo lie meanwhile."""
-    if settings.staging is not None:
-        return os.path.abspath(settings.staging)
-    if "://" not in zoo:
+    """Where downloads and conversions for a zoo lie meanwhile: a folder that is this zoo's alone."""
+    if settings.staging is None and "://" not in zoo:
         return os.path.join(zoo, STAGING)
     import tempfile
 
-    return os.path.join(tempfile.gettempdir(), f"eigenzoo-{hashlib.sha256(zoo.encode()).hexdigest()[:16]}")
+    digest = hashlib.sha256(zoo.encode("utf-8", "surrogatepass")).hexdigest()
+    return os.path.join(os.path.abspath(settings.staging or tempfile.gettempdir()), f"eigenzoo-{digest[:16]}")
 
 
 class Supply:
@@ -47,7 +48,7 @@ class Supply:
     Parameters
     ----------
     folder : str
-        The staging; made when something is to lie there.
+        The staging (see `staging_folder`): made when something is to lie there, and removed with all that is in it.
     options : Options
         How adapters are parsed.
     keep : bool
@@ -66,12 +67,16 @@ class Supply:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._session is not None:
-            self._session.close()  # first, so that no download under way waits out a rate limit
+        self.close()  # first, so that no download under way waits out a rate limit
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         if kind is None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop what is under way; whoever waits for it gets an error."""
+        if self._session is not None:
+            self._session.close()
 
     def hub(self) -> HubSession:
         """The session with the Hub, begun when first asked for."""
@@ -124,18 +129,18 @@ class Supply:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path(planned))
 
+    def drop(self, candidate: Candidate) -> None:
+        """Remove what a killed run fetched of an adapter that is settled."""
+        if os.path.isdir(self._folder):
+            self.hub().discard(candidate)
+
     def _path(self, planned: PlannedAdapter) -> str:
         """Where what is made of an adapter's weights lies."""
         digest = hashlib.sha256(planned.source.encode("utf-8", "surrogatepass")).hexdigest()
         return os.path.join(self._folder, f"{digest[:32]}.safetensors")
 
     def _made(self) -> str:
-        try:
-            os.makedirs(self._folder, exist_ok=True)
-        except OSError as error:
-            raise EigenzooError(
-                f"{self._folder}: cannot be made ({error.strerror}); give another --staging"
-            ) from error
+        private_folder(self._folder)
         return self._folder
 
 

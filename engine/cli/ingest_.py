@@ -55,8 +55,9 @@ def ingest(
         str | None,
         typer.Option("--unet-config", metavar="FILE", help="A UNet's config.json, for SDXL keys as SGM names them."),
     ] = None,
-    readmit: Annotated[
-        bool, typer.Option("--readmit", help="Take back what was removed; read again what was refused for its values.")
+    readmit: Annotated[bool, typer.Option("--readmit", help="Take back adapters that were removed.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Read again files that were refused for their values (NaN, wrong bytes).")
     ] = False,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links that lead out of a source folder.")
@@ -81,16 +82,18 @@ def ingest(
     from ingest.settings import Settings
 
     _check_renames(rename or ())
-    _check_conversions(convert or ())
+    conversions = [name.lower() for name in convert or ()]
+    _check_conversions(conversions)
     settings = Settings(
         base_model=base_model,
         aliases=alias or (),
         renames=rename or (),
         allow_pickle=allow_pickle,
         ignore_magnitude=ignore_magnitude,
-        convert=frozenset(convert or ()),  # type: ignore[arg-type]
+        convert=frozenset(conversions),  # type: ignore[arg-type]
         unet_config=unet_config,
         readmit=readmit,
+        retry=retry,
         follow_links=follow_links,
         keep_downloads=keep_downloads,
         staging=staging,
@@ -110,6 +113,8 @@ def ingest(
 
         result = carry_out(sources, zoo, settings, progress=tell, looked=looking.update)
     _print_result(result, json)
+    if not (result.added or result.replaced or result.renewed or result.known):
+        return 3 if strict else 1  # nothing of all that was asked for is in the zoo
     return 3 if strict and result.refused else 0
 
 
@@ -155,7 +160,9 @@ def _print_plan(made: Plan, json: bool) -> None:
         )
         return
     print(f"base model  {made.base.name or '(named by no adapter)'}")
-    print(f"adapters    {len(made.adapters)} new, {made.known} in the zoo already, {len(made.refused)} refused")
+    newer = sum(p.replaces is not None for p in made.adapters)
+    counts = f"{len(made.adapters) - newer} new, {newer} changed, {made.known} in the zoo already"
+    print(f"adapters    {counts}, {len(made.refused)} refused")
     print(f"to store    {size(made.nbytes)}\n")
     rows = [(m.layer, m.side, f"{m.rows} × {m.width}", m.dtype, size(m.nbytes)) for m in made.matrices]
     table(("layer", "side", "rows × width", "dtype", "bytes"), rows, right=(2, 4))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.output import Meter, emit_json, printable, size, table
+from engine.cli.output import Meter, counted, emit_json, printable, size, table
 
 if TYPE_CHECKING:
     from ingest.store.catalog import AdapterRecord
@@ -53,10 +53,16 @@ def info(zoo: ZooPath, json: Json = False) -> None:
     ranks = ", ".join(f"{n} of rank {r}" for r, n in sorted(Counter(a.rank for a in accepted).items()))
     print(f"base model  {opened.base_model or '(named by no adapter)'}")
     print(f"commit      {opened.commit.version}, {opened.commit.time}")
-    print(f"adapters    {len(accepted)} ({ranks})")
+    print(f"adapters    {len(accepted)}{f' ({ranks})' if ranks else ''}")
     if removed:
-        print(f"removed     {len(removed)} (`eigenzoo compact` frees what they and replaced ones hold)")
+        print(f"removed     {len(removed)}")
+    if retired := sum(a.retired * a.row_bytes for a in opened.commit.arrays):
+        print(f"retired     {size(retired)} of removed and replaced adapters; `eigenzoo compact` frees them")
     print(f"layers      {len(opened.layers)}\n")
+    if accepted:
+        who = [(r.name, r.rank, r.rows, r.format, r.licence or "") for r in accepted]
+        table(("adapter", "rank", "rows", "format", "licence"), who, right=(1, 2))
+        print()
     rows = [(m.layer, m.side, f"{m.rows} × {m.width}", m.dtype) for m in opened.matrices]
     table(("layer", "side", "rows × width", "dtype"), rows, right=(2,))
     print_refused([r for r in opened.adapters if r.status == "refused"])
@@ -86,8 +92,9 @@ def verify(zoo: ZooPath, json: Json = False) -> int:
     else:
         for problem in result.problems:
             print(printable(f"{problem.where}: {problem.what}"))
-        found = f"{len(result.problems)} problems" if result.problems else "whole"
-        print(f"{result.adapters} adapters, {result.arrays} arrays, {size(result.nbytes)}: {found}")
+        found = counted(len(result.problems), "problem") if result.problems else "whole"
+        looked = f"{counted(result.adapters, 'adapter')}, {counted(result.arrays, 'array')}, {size(result.nbytes)}"
+        print(f"{looked}: {found}")
     return 1 if result.problems else 0
 
 

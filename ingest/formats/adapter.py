@@ -112,6 +112,8 @@ class LoraAdapter:
     recipe
         How the file `factors` is made where the weights cannot be read in place (see `ingest.formats.recipes`);
         empty where they can.
+    size
+        Bytes of the weights file, from which `recipe` starts.
     """
 
     format: str
@@ -126,6 +128,7 @@ class LoraAdapter:
     licence: str | None
     fingerprint: str
     recipe: str = ""
+    size: int = 0
 
 
 def fingerprint(files: AdapterFiles) -> str:

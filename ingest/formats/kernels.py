@@ -36,14 +36,23 @@ def kernel_of(module: str, columns: int, cross: int | None) -> tuple[int, ...]:
     Raises
     ------
     Refusal
-        `bad-shape` if the name is a convolution's whose kernel it does not tell, or the columns do not fit.
+        `bad-shape` if the name is a convolution's whose kernel it does not tell, or the columns do not fit, or
+        whether it is a convolution depends on a `cross` that is unknown.
     """
     if _THREE.search(module):
         if columns % 9:
             raise Refusal(Reason.BAD_SHAPE, f"{module!r} is a 3 × 3 convolution, but its factor has {columns} columns")
         return 3, 3
-    if _ONE.search(module) or (cross == _CROSS_OF_CONVOLUTIONS and _PROJECTION.search(module)):
+    if _ONE.search(module):
         return 1, 1
+    if _PROJECTION.search(module):
+        if cross is None:
+            raise Refusal(
+                Reason.BAD_SHAPE,
+                f"{module!r} is a convolution in Stable Diffusion 1 and a linear layer in others, and the file has no "
+                "attn2 to_k that tells which it is of",
+            )
+        return (1, 1) if cross == _CROSS_OF_CONVOLUTIONS else ()
     if _CONV.search(module):
         raise Refusal(
             Reason.BAD_SHAPE, f"{module!r} is a convolution, and flat factors do not tell its kernel from its channels"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,10 +11,16 @@ from ingest.errors import Refusal
 from ingest.formats.options import Conversion
 from ingest.formats.pairing import FACTOR_DTYPES
 from ingest.reasons import Reason
-from ingest.safetensors_file import TensorRef
+from ingest.safetensors_file import TensorRef, numpy_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+# One factor is held in memory whole, twice; LoHa of rank 16 on the widest layers published has 44 MiB.
+_MAX_FACTOR = 128 << 20
+_MAX_ADAPTER = 8 << 30
+# A LoHa grows by its rank. A LoKr grows most by rank 16 and factors 32 × 40 of a layer 1280 wide: by 800.
+_MAX_GROWTH = 1024
 
 
 class Shape(NamedTuple):
@@ -23,6 +29,10 @@ class Shape(NamedTuple):
     rows: int
     columns: int
     dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows * self.columns * numpy_dtype(self.dtype).itemsize
 
 
 class Pair(NamedTuple):
@@ -81,4 +91,38 @@ def check_rank(module: str, title: str, rank: int, pair_shape: tuple[int, int]) 
             Reason.NOT_LORA,
             f"{module!r}: this {title} has rank {rank} as a LoRA, not below its matrix of {pair_shape[0]} × "
             f"{pair_shape[1]}",
+        )
+
+
+def check_growth(title: str, pairs: Iterable[Pair], size: int, where: str) -> None:
+    """Refuse a file of a few bytes that stands for a multitude.
+
+    Parameters
+    ----------
+    title
+        The method's.
+    pairs
+        What every module of the file becomes.
+    size, where
+        Bytes of the file, and its name.
+
+    Raises
+    ------
+    Refusal
+        `bad-shape` if one factor or all of them together are too large for any adapter, or for this file.
+    """
+    total = 0
+    for pair in pairs:
+        largest = max(pair.a.nbytes, pair.b.nbytes)
+        if largest > _MAX_FACTOR:
+            raise Refusal(
+                Reason.BAD_SHAPE,
+                f"{where}: as a LoRA, a factor of this {title} has {largest >> 20} MiB, at most {_MAX_FACTOR >> 20}",
+            )
+        total += pair.a.nbytes + pair.b.nbytes
+    if total > min(_MAX_ADAPTER, _MAX_GROWTH * size):
+        raise Refusal(
+            Reason.BAD_SHAPE,
+            f"{where} has {size} bytes, and this {title} has {total} as a LoRA: at most {_MAX_GROWTH} times as many "
+            f"and {_MAX_ADAPTER >> 30} GiB",
         )

@@ -80,4 +80,5 @@ class Opened:
             licence=self.card.licence,
             fingerprint=self.fingerprint,
             recipe=self.recipe,
+            size=self.header.size,
         )

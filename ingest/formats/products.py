@@ -1,8 +1,8 @@
 """LyCORIS' products of low-rank matrices, presented as the LoRA that they equal; what LoHa and LoKr share.
 
 Both are written by lycoris (kohya's key names, `.alpha` tensors, modules spelled `lora_unet_…`, `lora_te…`,
-`lycoris_…` or with dots) and by peft (a folder with a configuration). The converted file is described as if its
-factors lay in a safetensors file of kohya's, diffusers' or peft's names; that file is written when the values are
+`lycoris_…` or with dots, ComfyUI's `diffusion_model.…` too) and by peft (a folder with a configuration). The converted file is described as if its
+factors lay in a safetensors file of kohya's, diffusers', ComfyUI's or peft's names; that file is written when the values are
 wanted (`ingest.formats.recipes`). Other tensors go into it unchanged, plain LoRA modules of the same file too.
 
 Every entry of a factor is one product of two of the file's numbers, held in a type in which it is exact.
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ingest.errors import Refusal
-from ingest.formats import diffusers, foreign, kohya, lycoris_plain
+from ingest.formats import comfy, diffusers, foreign, kohya, lycoris_plain
 from ingest.formats.adapter import LoraAdapter, LoraModule
 from ingest.formats.alphas import read_alphas
 from ingest.formats.kernels import kernel_of
-from ingest.formats.low_rank import Method, Pair
+from ingest.formats.low_rank import Method, Pair, check_growth
 from ingest.formats.opened import Opened
 from ingest.formats.pairing import Factor, pair
 from ingest.reasons import Reason
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BASE = "base_model.model."
-_DIALECTS = (kohya, lycoris_plain, diffusers)
+_DIALECTS = (kohya, lycoris_plain, diffusers, comfy)
+_TO_K = re.compile(r"attn2[._]to_k$")
+# A plain A in any dialect, whose columns are the width of a cross attention.
+_TO_K_DOWN = re.compile(r"attn2[._]to_k[._]lora(?:_A(?:\.[^.]+)?|[._]down)\.weight$")
 
 
 class _Module(NamedTuple):
@@ -79,7 +82,10 @@ def parse(method: Method, opened: Opened) -> LoraAdapter:
     dialect: Any = next((entry for entry in _DIALECTS if entry.claims(keys, False)), None)
     if dialect is None:
         raise foreign.explain(keys, opened.where)
-    adapter: LoraAdapter = dialect.parse(virtual)
+    try:
+        adapter: LoraAdapter = dialect.parse(virtual)
+    except Refusal as refusal:
+        raise Refusal(refusal.reason, _by_parts(refusal.detail, layout)) from refusal
     scales = _scales(opened, layout)
     modules = tuple(_scaled(module, scales) for module in adapter.modules)
     name = adapter.format.replace(dialect.NAME, method.name, 1)
@@ -100,6 +106,15 @@ def rewritten(method: Method, opened: Opened) -> tuple[SafetensorsHeader, Iterat
         raise Refusal(Reason.UNREADABLE, f"{opened.where} is not at hand")
     layout = _lay_out(method, opened)
     return layout.header, _values(method, layout, read, opened.where)
+
+
+def _by_parts(detail: str, layout: _Layout) -> str:
+    """A message on the file to be, in terms of the file that is there."""
+    for module in layout.modules.values():
+        part = next(iter(module.parts.values())).key
+        for ref in (module.a, module.b):
+            detail = detail.replace(repr(ref.key), repr(part))
+    return detail
 
 
 def _values(
@@ -134,7 +149,8 @@ def _lay_out(method: Method, opened: Opened) -> _Layout:
             parts.setdefault(split[0], {})[split[1]] = ref
     alphas = {module: rest.pop(f"{module}.alpha") for module in parts if f"{module}.alpha" in rest}
     pairs = {module: method.shapes(module, found) for module, found in parts.items()}
-    cross = next((p.a.columns for module, p in pairs.items() if re.search(r"attn2[._]to_k$", module)), None)
+    check_growth(method.title, pairs.values(), opened.header.size, opened.where)
+    cross = _cross(pairs, rest)
     modules: dict[str, _Module] = {}
     refs: list[TensorRef] = []
     at = 0
@@ -163,6 +179,13 @@ def _lay_out(method: Method, opened: Opened) -> _Layout:
         raise Refusal(Reason.UNKNOWN_KEYS, f"{opened.where} has a module as {method.title} and as LoRA")
     header = dataclasses.replace(opened.header, data_start=len(pack_header(refs)), tensors=by_key)
     return _Layout(header, modules, rest, alphas)
+
+
+def _cross(pairs: Mapping[str, Pair], rest: Mapping[str, TensorRef]) -> int | None:
+    """The width that the file's cross attentions attend to, from their converted or plain modules; None without."""
+    converted = (pair.a.columns for module, pair in pairs.items() if _TO_K.search(module))
+    plain = (ref.shape[1] for key, ref in rest.items() if len(ref.shape) == 2 and _TO_K_DOWN.search(key))
+    return next(converted, None) or next(plain, None)
 
 
 def _virtual_name(module: str, peft: bool) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ingest.pipeline import ingest
 from ingest.remove import remove
@@ -117,6 +118,108 @@ def test_removed_ones_stay_away_until_asked_for(tmp_path: Path, source: Path) ->
     assert open_zoo(zoo).commit.version == version, "nothing new, no commit"
     assert ingest(source, zoo, Settings(readmit=True)).added == ("b",)
     assert values(open_zoo(zoo), "b") == old and ingest(source, zoo).known == 3
+
+
+def test_a_removed_one_does_not_come_back_under_another_name(tmp_path: Path, source: Path) -> None:
+    zoo = tmp_path / "z"
+    shutil.copytree(source / "b", source / "twin")
+    assert [r.reason for r in ingest(source, zoo).refused] == ["duplicate"]
+    remove(zoo, ["b"])
+    for _ in range(2):
+        result = ingest(source, zoo)
+        assert {r.name: r.reason for r in result.refused} == {"b": "removed", "twin": "removed"} and not result.added
+    version = open_zoo(zoo).commit.version
+    ingest(source, zoo)
+    assert open_zoo(zoo).commit.version == version
+    assert ingest(source, zoo, Settings(readmit=True)).added == ("b",)
+
+
+@pytest.mark.parametrize("batch", [1 << 20, 1])
+def test_two_that_change_places(
+    tmp_path: Path, source: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = tmp_path / "z"
+    monkeypatch.setattr("ingest.pipeline.BATCH_MODULES", 1 if batch == 1 else 1000)
+    ingest(source, zoo)
+    before = {name: values(open_zoo(zoo), name) for name in "abc"}
+    os.rename(source / "a", source / "x")
+    os.rename(source / "b", source / "a")
+    os.rename(source / "x", source / "b")
+    for _ in range(1 if batch > 1 else 2):
+        result = ingest(source, zoo)
+    assert not result.refused
+    after = {name: values(open_zoo(zoo), name) for name in "abc"}
+    assert after == {"a": before["b"], "b": before["a"], "c": before["c"]} and ingest(source, zoo).known == 3
+
+
+def test_the_order_of_sources_makes_no_difference(tmp_path: Path, source: Path) -> None:
+    zoo = tmp_path / "z"
+    ingest(source, zoo)
+    shutil.copytree(source / "b", source / "a0")  # comes before b, whose content it takes over
+    write(source / "b", seed=7)
+    result = ingest(source, zoo)
+    assert (result.replaced, result.added, result.refused) == (("b",), ("a0",), ())
+    assert ingest(source, zoo).known == 4
+
+
+def test_who_never_comes_in_decides_nothing(tmp_path: Path) -> None:
+    for i in range(2):
+        write(tmp_path / "in" / f"evil{i}", seed=i, base_model_name_or_path="evil/base")
+        weights = tmp_path / "in" / f"evil{i}" / "adapter_model.safetensors"
+        raw = bytearray(weights.read_bytes())
+        raw[-4:] = np.float32(np.nan).tobytes()
+        weights.write_bytes(bytes(raw))
+    write(tmp_path / "in" / "good", seed=9, base_model_name_or_path="good/base")
+    zoo = tmp_path / "z"
+    ingest(tmp_path / "in", zoo)
+    result = ingest(tmp_path / "in", zoo, Settings(base_model="good/base"))
+    assert result.added == ("good",) and open_zoo(zoo).base_model == "good/base"
+    assert verify(open_zoo(zoo)).problems == ()
+
+
+def test_a_source_that_was_away_leaves_no_refusal(tmp_path: Path, source: Path) -> None:
+    zoo = tmp_path / "z"
+    ingest(source, zoo)
+    weights = source / "b" / "adapter_model.safetensors"
+    whole, status = weights.read_bytes(), weights.stat()
+    os.unlink(weights)
+    assert [r.reason for r in ingest(source, zoo).refused] == ["no-weights"]
+    weights.write_bytes(b"{")
+    assert [r.reason for r in ingest(source, zoo).refused] == ["truncated"]
+    assert [r.name for r in open_zoo(zoo).adapters if r.status == "refused"] == ["b"], "a newer version, refused"
+    weights.write_bytes(whole)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert ingest(source, zoo).known == 3
+    assert [r.status for r in open_zoo(zoo).adapters] == ["ok"] * 3 and open_zoo(zoo).config("b")
+
+
+def test_the_staging_folder_is_its_own(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    ingest(source, tmp_path / "z", Settings(staging=str(tmp_path / "mine")))
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_refused_headers_take_no_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    from ingest.plan import plan
+
+    tensors = {f"w{i}": np.zeros(1, np.float32) for i in range(1000)}
+    held = []
+    for count in (80, 160):  # more than the parsed headers that are kept
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for i in range(count):
+            save_file({**tensors, f"x{i}": np.zeros(1, np.float32)}, folder / f"model-{i}.safetensors")
+        tracemalloc.start()
+        try:
+            made = plan([folder], tmp_path / "z")
+            held.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        assert len(made.refused) == count
+    assert held[1] < 1.3 * held[0]
 
 
 def test_a_second_ingest_reads_no_factor(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,12 +109,14 @@ TO_Q = (BLOCK + "attn1_to_q", "unet.down_blocks.0.attentions.1.transformer_block
 CONV1 = (RESNET + "conv1", "unet.down_blocks.0.resnets.0.conv1")
 SHORTCUT = (RESNET + "conv_shortcut", "unet.down_blocks.0.resnets.0.conv_shortcut")
 FLUX = ("lycoris_transformer_blocks_0_attn_to_q", "transformer.transformer_blocks.0.attn.to_q")
-DOTTED = ("unet.mid_block.attentions.0.proj_in", "unet.mid_block.attentions.0.proj_in")
+DOTTED = (ATTENTION := "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_v", ATTENTION)
+COMFY = ("diffusion_model.double_blocks.0.img_attn.qkv", "diffusion_model.double_blocks.0.img_attn.qkv")
 LYCORIS: dict[str, tuple[str, tuple[str, str], Callable[[], Any], dict[str, Any]]] = {
     "loha, linear": ("loha", TO_Q, lambda: linear(40, 24), {"lora_dim": 3, "alpha": 1.7}),
     "loha, rslora": ("loha", TO_Q, lambda: linear(40, 24), {"lora_dim": 3, "alpha": 2, "rs_lora": True}),
     "loha, scalar": ("loha", FLUX, lambda: linear(40, 24), {"lora_dim": 3, "use_scalar": True}),
     "loha, dots": ("loha", DOTTED, lambda: linear(40, 24), {"lora_dim": 2}),
+    "loha, comfy": ("loha", COMFY, lambda: linear(40, 24), {"lora_dim": 2, "alpha": 3}),
     "loha, 3 × 3": ("loha", CONV1, lambda: conv(20, 6, 3), {"lora_dim": 3}),
     "loha, 1 × 1": ("loha", SHORTCUT, lambda: conv(20, 18, 1), {"lora_dim": 3}),
     "lokr, whole W1": ("lokr", TO_Q, lambda: linear(64, 96), {"lora_dim": 2, "alpha": 1.7, "factor": 4}),
@@ -308,6 +310,15 @@ def test_the_projections_of_stable_diffusion_1_are_convolutions(
     assert module.a_shape == (12, *shape) and module.kind == ("conv" if shape else "linear")
 
 
+@pytest.mark.parametrize("cross, shape", [(768, (1, 1)), (2048, ())])
+def test_a_plain_cross_attention_tells_as_well(tmp_path: Path, cross: int, shape: tuple[int, ...]) -> None:
+    to_k = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = loha("lora_unet_mid_block_attentions_0_proj_in", 20, 12, 2)
+    tensors |= {f"{to_k}.lora_down.weight": random(2, cross), f"{to_k}.lora_up.weight": random(20, 2)}
+    module = next(m for m in parse(write_weights(tmp_path, tensors), BOTH).modules if m.layer.endswith("proj_in"))
+    assert module.a_shape == (12, *shape)
+
+
 # What cannot be
 
 
@@ -347,6 +358,8 @@ def test_refused(tmp_path: Path, name: str) -> None:
     ("key", "reason"),
     [
         ("lora_unet_down_blocks_0_downsamplers_0_conv", Reason.BAD_SHAPE),  # 20 columns, not 9 · in
+        ("lora_unet_mid_block_attentions_0_proj_in", Reason.BAD_SHAPE),  # of Stable Diffusion 1, or of another?
+        ("unet.mid_block.attentions.0.proj_out", Reason.BAD_SHAPE),
         ("lycoris_layers_0_conv1d", Reason.BAD_SHAPE),
         ("lycoris_layers_0_q_proj", Reason.UNKNOWN_KEYS),
         ("model.layers.0.q_proj", Reason.UNKNOWN_KEYS),
@@ -356,6 +369,44 @@ def test_modules_without_a_place(tmp_path: Path, key: str, reason: Reason) -> No
     with pytest.raises(Refusal) as caught:
         parse(write_weights(tmp_path, loha(key, 30, 20, 2)), BOTH)
     assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    "shapes, word",
+    [
+        ({"lokr_w1_a": (20_000, 1), "lokr_w1_b": (1, 20_000), "lokr_w2": (60, 60)}, "MiB"),
+        ({f"lokr_w{n}_{s}": z for n in (1, 2) for s, z in (("a", (4000, 1)), ("b", (1, 4000)))}, "times"),
+    ],
+)
+def test_a_small_file_is_not_unpacked_into_much(tmp_path: Path, shapes: Any, word: str) -> None:
+    tensors = {f"{TO_Q[0]}.{part}": random(*shape) for part, shape in shapes.items()}
+    with pytest.raises(Refusal) as caught:
+        parse(write_weights(tmp_path, tensors), BOTH)
+    assert caught.value.reason is Reason.BAD_SHAPE and word in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "shapes, dtype",
+    [
+        ({"hada_w1_a": (10240, 16), "hada_w1_b": (16, 1280), "hada_w2_a": (10240, 16), "hada_w2_b": (16, 1280)}, "f4"),
+        ({"hada_w1_a": (3072, 16), "hada_w1_b": (16, 21504), "hada_w2_a": (3072, 16), "hada_w2_b": (16, 21504)}, "f4"),
+        ({"lokr_w1": (32, 32), "lokr_w2_a": (40, 16), "lokr_w2_b": (16, 40)}, "f2"),
+        ({"lokr_w1": (32, 32), "lokr_w2_a": (320, 4), "lokr_w2_b": (4, 40)}, "f2"),
+    ],
+)
+def test_the_widest_real_layers_pass(tmp_path: Path, shapes: Any, dtype: str) -> None:
+    tensors = {f"{TO_Q[0]}.{part}": np.ones(shape, dtype) for part, shape in shapes.items()}
+    (module,) = parse(write_weights(tmp_path, tensors), BOTH).modules
+    assert module.rank in (256, 512, 128)
+
+
+def test_messages_name_what_is_in_the_file(tmp_path: Path) -> None:
+    tensors = loha("lora_unet_x_y", 20, 12, 2) | loha("diffusion_model.input_blocks.1.x", 20, 12, 2)
+    for chosen in ("lora_unet_", "diffusion_model."):
+        kept = {key: value for key, value in tensors.items() if key.startswith(chosen)}
+        with pytest.raises(Refusal) as caught:
+            parse(write_weights(tmp_path, kept), BOTH)
+        assert any(repr(key) in caught.value.detail for key in kept) and "lora_down" not in caught.value.detail
 
 
 def test_double_precision_and_zero_alpha(tmp_path: Path) -> None:
