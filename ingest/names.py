@@ -9,7 +9,8 @@ or FSDP, saved by one diffusers release or another. The rule, over all module na
    `_checkpoint_wrapped_module` and `base_layer` anywhere.
 2. **Dialect transformers** (peft folders): one leading component goes if transformers uses it for the body
    of a model with a head (`TASK_PREFIXES`): `model.layers.0…` → `layers.0…`, `transformer.h.0…` → `h.0…`. At
-   most one, and never if a single component would remain (`model.lm_head` stays).
+   most one, and never if a single component would remain (`model.lm_head` stays). The modules of a diffusers UNet
+   (`UNET_ROOTS`: `down_blocks.…`), saved as a peft folder, get the name that a pipeline file gives them: `unet.…`.
    **Dialect diffusers** (pipeline files): the first component names a part of the pipeline and is kept
    (`unet.…`, `text_encoder.…`, `transformer.…`), since one file holds several parts. So `transformer` is a
    head's prefix in the first dialect (gpt2) and a component in the second (Flux, SD 3). A text encoder's
@@ -31,8 +32,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from ingest.errors import EigenzooError
+from ingest.errors import EigenzooError, Refusal
 from ingest.prefixes import COMPONENTS, TASK_PREFIXES, UNET_ROOTS
+from ingest.reasons import Reason
 
 Dialect = Literal["transformers", "diffusers"]
 
@@ -100,8 +102,8 @@ def canonical(
 
     Raises
     ------
-    EigenzooError
-        If a rename gives two modules one name.
+    Refusal
+        `unknown-keys` if a rename gives two modules of this file one name.
     """
     modules = tuple(names)
     function = _canonical if len(modules) <= _SHARED_NAMES else _canonical.__wrapped__
@@ -128,8 +130,9 @@ def _canonical(names: tuple[str, ...], renames: tuple[Rename, ...], dialect: Dia
         double = next((layer for layer, count in taken.items() if count > 1), None)
         if double is not None:
             both = sorted(name for name, layer in current.items() if layer == double)
-            raise EigenzooError(
-                f"the renames give {both[0]!r} and {both[1]!r} the same name {double!r}; rename them apart"
+            raise Refusal(
+                Reason.UNKNOWN_KEYS,
+                f"the renames give {both[0]!r} and {both[1]!r} the same name {double!r}; rename them apart",
             )
     return current
 
@@ -144,6 +147,8 @@ def _ladder(name: str, dialect: Dialect) -> tuple[str, ...]:
     if dialect == "transformers":
         if first in TASK_PREFIXES and "." in rest:
             rungs.append(rest)
+        elif first in UNET_ROOTS:
+            rungs.append(f"unet.{plain}")
     elif first.startswith("text_encoder") and rest.startswith("text_model."):
         rungs.append(f"{first}.{rest.removeprefix('text_model.')}")
     return tuple(dict.fromkeys(reversed(rungs)))

@@ -40,4 +40,4 @@ UNET_ROOTS = frozenset(
         *("time_embedding", "add_embedding", "class_embedding", "encoder_hid_proj"),
     )
 )
-"""The first components of a UNet's own modules, with which files of before 0.17 begin."""
+"""The first components of a UNet's own modules, with which files of before 0.17 and peft's folders begin."""

@@ -38,8 +38,8 @@ __all__ = [
     "read_tensor",
 ]
 
-MAX_HEADER_BYTES = 100_000_000
-"""The library's own limit on the header."""
+MAX_HEADER_BYTES = 32 << 20
+"""`MAX_TENSORS` of the longest names that occur take less; the library allows three times as much."""
 
 _PREFIX_BYTES = 8
 _SHARED_BYTES = 1 << 18

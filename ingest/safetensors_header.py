@@ -1,7 +1,8 @@
 """A safetensors file's header: its JSON, checked for contradictions with itself and with the file's size.
 
 It refuses whatever the safetensors library refuses, and also duplicate keys, unknown fields of a tensor, more
-than 32 dimensions and more than `MAX_TENSORS` tensors or `MAX_EMPTY` empty ones.
+than 32 dimensions, more than `MAX_TENSORS` tensors or `MAX_EMPTY` empty ones, and JSON of more parts than so many
+tensors have.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ MAX_TENSORS = 200_000
 
 MAX_EMPTY = 1_000
 """Tensors that hold nothing cost a file nothing, and a reader as much as others."""
+
+# A part of JSON takes up to 28 times its characters in memory. The metadata's texts hold a few of these, too.
+_SPARE = 1 << 17
+_MOST = {b"{": 1, b"[": 2, b",": 36}
+"""Character → how often a tensor's entry has it at most, the names of tensors aside."""
 
 _MAX_BITS = 1 << 62
 _MAX_NDIM = 32  # numpy 1's limit; it also bounds the product of the sizes
@@ -122,6 +128,14 @@ def parse_header(raw: bytes, data_size: int, where: str) -> tuple[dict[str, Tens
     # Tensors do not overlap, so more of them than bytes means empty ones: no need to read all their names first.
     if (entries := raw.count(b'"data_offsets"')) > data_size + MAX_EMPTY:
         raise _too_empty(where, entries - data_size)
+    if entries > MAX_TENSORS:
+        raise _too_many(where, entries)
+    for character, most in _MOST.items():
+        if (count := raw.count(character)) > most * entries + (_SPARE if most < 3 else 8 * _SPARE):
+            raise Refusal(
+                Reason.HEADER_MISMATCH,
+                f"{where}: the header has {count} times {character.decode()!r}, too many for {entries} tensors",
+            )
     try:
         text = raw.decode("utf-8")
         header = json.loads(text, object_pairs_hook=_unique, parse_int=_natural, parse_constant=_no_constant)
@@ -138,12 +152,16 @@ def parse_header(raw: bytes, data_size: int, where: str) -> tuple[dict[str, Tens
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise Refusal(Reason.HEADER_MISMATCH, f"{where}: __metadata__ is no mapping of strings to strings")
     if len(header) > MAX_TENSORS:
-        raise Refusal(Reason.HEADER_MISMATCH, f"{where} announces {len(header)} tensors, at most {MAX_TENSORS}")
+        raise _too_many(where, len(header))
     if (empty := sum(map(_is_empty, header.values()))) > MAX_EMPTY:
         raise _too_empty(where, empty)
     tensors = {key: _tensor(key, entry, where) for key, entry in header.items()}
     _check_layout(tensors, data_size, where)
     return tensors, metadata
+
+
+def _too_many(where: str, tensors: int) -> Refusal:
+    return Refusal(Reason.HEADER_MISMATCH, f"{where} announces {tensors} tensors, at most {MAX_TENSORS}")
 
 
 def _too_empty(where: str, empty: int) -> Refusal:

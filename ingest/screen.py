@@ -78,6 +78,7 @@ def screen(adapter: LoraAdapter) -> Screened:
     places = {
         ref.key: (i, side) for i, module in enumerate(adapter.modules) for side, ref in enumerate((module.a, module.b))
     }
+    zero = np.ones((len(adapter.modules), 2), bool)
     trained = False
     for span in read_spans(adapter, (ref for m in adapter.modules for ref in (m.a, m.b))):
         if not is_finite(whole(span)):
@@ -85,14 +86,14 @@ def screen(adapter: LoraAdapter) -> Screened:
             raise Refusal(Reason.NON_FINITE, f"{key} holds NaN or infinite values")
         for ref, values in span:
             i, side = places[ref.key]
-            # Training moves B away from zero, and A in an embedding.
-            moves = (side == 0) == (adapter.modules[i].kind == "embedding")
-            trained = trained or (moves and bool(values.any()))
+            if not trained:
+                zero[i, side] = not values.any()
+                trained = not zero[i].any()
             raw[i][side] = raw_digest(values)
             canonical[i, side] = np.frombuffer(canonical_digest(values, raw[i][side]), np.uint8)
     extras = extras_digest(read_parts(adapter.factors, adapter.extras, adapter.data_start))
     if not trained:
-        raise Refusal(Reason.UNTRAINED, "B is zero in every module: the adapter was never trained")
+        raise Refusal(Reason.UNTRAINED, "A or B is zero in every module: the adapter was never trained")
     content = content_digest(adapter, canonical)
     return Screened(tuple((a, b) for a, b in raw), canonical, content, extras)
 

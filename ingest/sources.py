@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ingest.errors import EigenzooError
-from ingest.folders import CONFIG, WEIGHTS, Source, checked, single, walk
+from ingest.folders import Source, checked, single, walk
 from ingest.formats.adapter import AdapterFiles
 from ingest.hub.spec import is_hub
+from ingest.selection import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from ingest.hub.session import HubSession
@@ -59,7 +60,10 @@ def find(
     out: dict[str, Source] = {}
     for one in found:
         for candidate in _expanded(one, hub()) if isinstance(one, _OnHub) else (one,):
-            _check_revision(out.setdefault(candidate.identity, candidate), candidate)
+            first = out.setdefault(candidate.identity, candidate)
+            _check_revision(first, candidate)
+            if first.refusal is not None and candidate.refusal is None:  # such as a link that another source resolves
+                out[candidate.identity] = candidate
     return list(out.values())
 
 

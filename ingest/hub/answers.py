@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -92,10 +93,10 @@ def same_site(response: Any) -> bool:
     return bool(first.host == response.url.host and first.port == response.url.port)
 
 
-def read_at_most(response: Any, limit: int) -> bytes:
+def read_at_most(parts: Iterable[bytes], limit: int) -> bytes:
     """An answer's body, cut after `limit` bytes without reading the rest."""
     out = bytearray()
-    for part in response.iter_bytes():
+    for part in parts:
         out += part
         if len(out) >= limit:
             break

@@ -7,7 +7,6 @@ and each thread runs into a rate limit by itself.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ingest.errors import EigenzooError, Refusal
-from ingest.hub.answers import explain, read_at_most, retry_after, same_site
+from ingest.hub.answers import explain, retry_after, same_site
 from ingest.reasons import Reason
 
 T = TypeVar("T")
@@ -37,7 +36,6 @@ SILENCES = 12
 """Calls given up in a row, with no answer at all to any, after which the Hub counts as out of reach."""
 
 _AGAIN = frozenset((408, 429, 500, 502, 503, 504, 520, 522, 524, 525, 529))
-_MOST_JSON = 64 << 20
 
 
 class Again(Exception):
@@ -74,7 +72,7 @@ class Calls:
         self._silent, self._silence = 0, ""
 
     def close(self) -> None:
-        """End the waits of all threads; later calls fail."""
+        """End the waits and the reading of all threads; later calls fail."""
         self._closed.set()
 
     def get(
@@ -169,33 +167,11 @@ class Calls:
             f"{what}: the Hub failed {attempts} times, at last: {problem}; run the same command again",
         )
 
-    def json(self, path: str, params: Mapping[str, Any] | None = None, *, what: str) -> tuple[Any, Any]:
-        """The JSON that an API address gives, and the address of the next page or None; errors as for `get`."""
-
-        def read(response: Any) -> tuple[Any, Any]:
-            raw = read_at_most(response, _MOST_JSON)
-            try:
-                return json.loads(raw), response.links.get("next", {}).get("url")
-            except (ValueError, RecursionError) as error:
-                raise Again(f"it sent no JSON ({error})") from error
-
-        return self.get(path if "://" in path else f"{self.endpoint}{path}", read, what=what, params=params)
-
-    def pages(self, path: str, params: Mapping[str, Any], *, what: str) -> Iterator[list[Any]]:
-        """The pages of a listing, each asked for when it is wanted; errors as for `get`."""
-        from huggingface_hub.utils import fix_hf_endpoint_in_url
-
-        items, link = self.json(path, params, what=what)
-        seen: set[str] = set()
-        while True:
-            yield items if isinstance(items, list) else []
-            if not link or link in seen:
-                return
-            seen.add(link)
-            link = fix_hf_endpoint_in_url(link, self.endpoint)
-            if urlsplit(link)[:2] != urlsplit(self.endpoint)[:2]:
-                raise EigenzooError(f"{what}: the next page is said to be at {link[:100]}, which is not the Hub")
-            items, link = self.json(link, what=what)
+    def parts(self, response: Any) -> Iterator[bytes]:
+        """An answer's body as it comes, until the session is closed."""
+        for part in response.iter_bytes():
+            self._check_open()
+            yield part
 
     def _note(self, kind: str, response: Any) -> float | None:
         """Heed a limit that is used up before it is overrun; seconds until it is lifted, None while some is left."""
@@ -223,14 +199,17 @@ class Calls:
             self._free_at[kind] = max(self._free_at.get(kind, 0.0), until)
 
     def _until_free(self, kind: str) -> None:
-        if self._closed.is_set():
-            raise EigenzooError("the session with the Hub is over")
+        self._check_open()
         self._check_silence()
         while (left := self._free_at.get(kind, 0.0) - time.monotonic()) > 0:
             self._wait(left / SECOND)
 
     def _wait(self, seconds: float) -> None:
-        if self._closed.wait(seconds * SECOND):
+        self._closed.wait(seconds * SECOND)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
             raise EigenzooError("the session with the Hub is over")
 
     def _note_silence(self, problem: str) -> None:

@@ -8,7 +8,7 @@ import posixpath
 
 from ingest.errors import Refusal
 from ingest.formats.adapter import AdapterFiles, LoraAdapter
-from ingest.formats.card import Card, read_card
+from ingest.formats.card import CARD, Card, read_card
 from ingest.formats.lora_config import AdapterConfig, read_config
 from ingest.formats.opened import Opened
 from ingest.formats.opening import PICKLES
@@ -17,8 +17,8 @@ from ingest.formats.table import parse_opened
 from ingest.hub.answers import Missing
 from ingest.hub.peek import Peeker
 from ingest.hub.remote import RemoteFiles
-from ingest.hub.selection import CARD, CONFIG
 from ingest.reasons import Reason
+from ingest.selection import CONFIG
 
 
 def describe(remote: RemoteFiles, peeker: Peeker, options: Options, card: Card | None) -> LoraAdapter | None:
@@ -47,7 +47,7 @@ def describe(remote: RemoteFiles, peeker: Peeker, options: Options, card: Card |
     """
     config = None
     if remote.config is not None:
-        config = read_config(peeker.small(remote.repo, remote.revision, remote.config, CONFIG))
+        config = read_config(peeker.small(remote.repo, remote.revision, remote.config, CONFIG), options)
     name = posixpath.basename(remote.weights)
     if name.endswith(PICKLES):
         if options.allow_pickle:

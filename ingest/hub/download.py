@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import uuid
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ingest.errors import EigenzooError, Refusal
@@ -48,26 +50,32 @@ def download(calls: Calls, url: str, path: str, what: str) -> str:
     """
     if (stated := _whole(path)) is not None:
         return stated
+    partial = beside(path)
     try:
-        with open(path + PARTIAL, "wb", buffering=0) as file:
-            sink = _Sink(file, what)
+        with open(partial, "xb", buffering=0) as file:
+            sink = _Sink(file, what, calls.parts)
             told = calls.get(url, sink.take, what=what, span=sink.span, received=lambda: sink.received)
         if sink.hash.hexdigest() != told.hash:
             raise Refusal(
-                Reason.WRONG_BYTES, f"{what} came as {told.size} bytes without the hash that the Hub states; try again"
+                Reason.WRONG_BYTES, f"{what} came as {told.size} bytes without the hash that the Hub states; --retry fetches it again"
             )
         stated = str(told.hash)
         with open(path + STATED, "w", encoding="ascii") as note:
             note.write(f"{stated} {told.size}\n")
-        os.replace(path + PARTIAL, path)
+        os.replace(partial, path)
     except OSError as error:
         raise EigenzooError(
             f"{path}: cannot be written ({error.strerror or error}); make room or give another --staging"
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(path + PARTIAL)
+            os.unlink(partial)
     return stated
+
+
+def beside(path: str) -> str:
+    """A name beside a file's own that no other process writes to: the hash is of what came, not of what lies there."""
+    return f"{path}.{uuid.uuid4().hex[:12]}{PARTIAL}"
 
 
 def matches(path: str, stated: str) -> bool:
@@ -97,8 +105,8 @@ def _whole(path: str) -> str | None:
 class _Sink:
     """Takes a file from one answer or, where connections break, from several."""
 
-    def __init__(self, file: Any, what: str) -> None:
-        self._file, self._what = file, what
+    def __init__(self, file: Any, what: str, parts: Callable[[Any], Iterable[bytes]]) -> None:
+        self._file, self._what, self._parts = file, what, parts
         self._told: Answer | None = None
         self.received = 0
         self.hash: Any = hashlib.sha256()
@@ -123,7 +131,7 @@ class _Sink:
             self._told, self.received, self.hash = told, 0, hasher(told.hash, told.size)
             if response.status_code == 206:
                 raise Again("it sent another part than asked for")
-        for part in response.iter_bytes():  # as they come: a larger part would be lost with the connection
+        for part in self._parts(response):  # as they come: a larger part would be lost with the connection
             if self.received + len(part) > told.size:
                 raise Refusal(Reason.WRONG_BYTES, f"{self._what} has more bytes than the {told.size} announced")
             view = memoryview(part)

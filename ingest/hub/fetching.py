@@ -14,15 +14,16 @@ import shutil
 
 from ingest.errors import EigenzooError, Refusal
 from ingest.formats.adapter import AdapterFiles
-from ingest.formats.card import read_card
+from ingest.formats.card import CARD, LICENCES, read_card
 from ingest.hub import local_cache
 from ingest.hub.answers import Missing, digest
 from ingest.hub.calls import Calls
-from ingest.hub.download import PARTIAL, download
+from ingest.hub.download import PARTIAL, beside, download
 from ingest.hub.peek import Peeker, file_url
 from ingest.hub.remote import RemoteFiles
-from ingest.hub.selection import CARD, CONFIG, LICENCES
+from ingest.private import private_folder
 from ingest.reasons import Reason
+from ingest.selection import CONFIG
 
 FOLDER = "hub"
 _PLAIN = re.compile(r"[A-Za-z0-9_][\w.-]{0,180}", re.ASCII)
@@ -33,6 +34,7 @@ class Fetcher:
 
     def __init__(self, calls: Calls, peeker: Peeker, staging: str | None, keep: bool) -> None:
         self._calls, self._peeker, self._keep = calls, peeker, keep
+        self._staging = staging
         self._root = os.path.join(staging, FOLDER) if staging is not None else None
 
     def fetch(self, remote: RemoteFiles) -> AdapterFiles:
@@ -82,13 +84,11 @@ class Fetcher:
                 os.rmdir(folder)  # only if that has left it empty
 
     def _folder(self, remote: RemoteFiles) -> str:
-        if self._root is None:
+        if self._staging is None or self._root is None:
             raise EigenzooError(f"{remote.location} would have to be downloaded, and this plan has no staging folder")
         folder = os.path.join(self._root, remote.fingerprint)
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise EigenzooError(f"{folder}: cannot be made ({error.strerror}); give another --staging") from error
+        for path in (self._staging, self._root, folder):
+            private_folder(path)
         return folder
 
     def _weights(self, remote: RemoteFiles, folder: str) -> str:
@@ -113,9 +113,10 @@ class Fetcher:
             if refusal.reason is Reason.BAD_CONFIG and plain != CONFIG:
                 return None  # no card is as large as that
             raise
+        partial = beside(target)
         try:
-            shutil.copyfile(kept, target + PARTIAL)
-            os.replace(target + PARTIAL, target)
+            shutil.copyfile(kept, partial)
+            os.replace(partial, target)
         except OSError as error:
             raise EigenzooError(
                 f"{target}: cannot be written ({error.strerror}); make room or give another --staging"
@@ -131,7 +132,7 @@ class Fetcher:
             return found
         with open(local, "rb") as file:
             stated = digest(file.read(), "0" * 40)
-        copy = f"{local}.copy"
+        copy = beside(local)
         shutil.copyfile(local, copy)
         return local_cache.adopt(remote, path, copy, stated)
 

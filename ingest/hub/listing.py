@@ -11,6 +11,7 @@ from ingest.errors import EigenzooError, Refusal
 from ingest.formats.card import Card
 from ingest.hub.answers import COMMIT
 from ingest.hub.calls import Calls
+from ingest.hub.paging import json_of, pages
 from ingest.hub.spec import HubSpec, is_repo
 from ingest.reasons import Reason
 
@@ -63,12 +64,12 @@ def listed(calls: Calls, spec: HubSpec) -> Iterator[Repository]:
         raise EigenzooError(refusal.detail) from refusal
 
 
-def some_of(calls: Calls, author: str, names: Collection[str], pages: int) -> dict[str, Repository]:
+def some_of(calls: Calls, author: str, names: Collection[str], most: int) -> dict[str, Repository]:
     """Those of an author's repositories that are named, as far as the first pages show them."""
     out: dict[str, Repository] = {}
     for number, page in enumerate(_pages(calls, {"author": author}, f"the list of {author}'s repositories"), 1):
         out.update((r.name, r) for r in page if r.name in names)
-        if len(out) == len(names) or number == pages:
+        if len(out) == len(names) or number == most:
             break
     return out
 
@@ -83,7 +84,7 @@ def collected(calls: Calls, slug: str) -> list[str]:
     """
     what = f"the collection {slug}"
     try:
-        found, _ = calls.json(f"/api/collections/{slug}", what=what)
+        found = json_of(calls, f"/api/collections/{slug}", what=what)
     except Refusal as refusal:
         if refusal.reason is Reason.NOT_FOUND:
             raise EigenzooError(f"{what}: there is none on the Hub, or it is private; check its name") from refusal
@@ -102,7 +103,7 @@ def one(calls: Calls, name: str, revision: str) -> Repository:
         `not-found`, `unavailable`, or as `Calls.get` says.
     """
     path = f"/api/models/{name}/revision/{quote(revision, safe='')}"
-    found, _ = calls.json(path, {"expand": list(_FIELDS)}, what=name)
+    found = json_of(calls, path, {"expand": list(_FIELDS)}, what=name)
     repository = _repository(found)
     if repository is None:
         raise Refusal(Reason.UNAVAILABLE, f"{name}: the Hub names no commit for it; try again later")
@@ -111,7 +112,7 @@ def one(calls: Calls, name: str, revision: str) -> Repository:
 
 def _pages(calls: Calls, query: dict[str, str], what: str) -> Iterator[list[Repository]]:
     params = {**query, "limit": PAGE, "expand": list(_FIELDS)}
-    for page in calls.pages("/api/models", params, what=what):
+    for page in pages(calls, "/api/models", params, what=what):
         yield [found for found in map(_repository, page) if found is not None]
 
 

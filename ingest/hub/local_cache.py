@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -85,6 +86,20 @@ def adopt(remote: RemoteFiles, path: str, local: str, stated: str) -> str:
             Reason.UNAVAILABLE, f"{remote.repo}/{path} cannot be kept in the Hub's cache ({error}); try again"
         ) from error
     return found
+
+
+def point(remote: RemoteFiles, ref: str) -> None:
+    """Note in the cache which commit a branch or tag is at, so that it is found offline; what cannot be, is not."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    home = os.path.join(constants.HF_HUB_CACHE, repo_folder_name(repo_id=remote.repo, repo_type="model"), "refs")
+    path = os.path.join(home, *ref.split("/"))
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(f"{path}.{uuid.uuid4().hex[:8]}", "w", encoding="ascii") as file:
+            file.write(remote.revision)
+        os.replace(file.name, path)
 
 
 def snapshot(repo: str, revision: str | None) -> tuple[str, str] | None:

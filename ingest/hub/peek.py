@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import threading
 from typing import Any
@@ -47,11 +46,11 @@ class Peeker:
         Refusal
             `wrong-bytes`, or as `Calls.get` says.
         """
-        kept = pieces.path_of(repo, commit, path, plain)
-        if os.path.exists(kept):
+        kept = pieces.kept(repo, commit, path, plain)
+        if kept is not None:
             return kept
         data, _ = self.small_at(repo, commit, path)
-        return pieces.put(kept, data)
+        return pieces.put(pieces.path_of(repo, commit, path, plain), data)
 
     def small_at(self, repo: str, revision: str, path: str) -> tuple[bytes, Answer]:
         """A small file of any revision, its hash checked, and what its answer says; errors as for `small`."""
@@ -59,7 +58,7 @@ class Peeker:
 
         def read(response: Any) -> tuple[bytes, Answer]:
             told = answer(response)
-            data = read_at_most(response, MOST_SMALL + 1)
+            data = read_at_most(self._calls.parts(response), MOST_SMALL + 1)
             if told.size is not None and len(data) < min(told.size, MOST_SMALL + 1):
                 raise Again(f"it sent {len(data)} bytes of {told.size}")
             return data, told
@@ -119,7 +118,7 @@ class Peeker:
                 return size, b""
             skip = offset if response.status_code == 200 else 0  # a server that knows no ranges sends it all
             wanted = max(0, min(count, size - offset))
-            data = read_at_most(response, skip + wanted)[skip:]
+            data = read_at_most(self._calls.parts(response), skip + wanted)[skip:]
             if len(data) < wanted:
                 raise Again(f"it sent {len(data)} bytes of {wanted}")
             if size != stated is not None:

@@ -44,6 +44,15 @@ def path_of(repo: str, commit: str, path: str, plain: str) -> str:
     return os.path.join(folder, hashlib.sha256(path.encode()).hexdigest()[:32], plain)
 
 
+def kept(repo: str, commit: str, path: str, plain: str) -> str | None:
+    """Where a piece lies; None if it is not here, or empty: a loss of power leaves such files."""
+    place = path_of(repo, commit, path, plain)
+    try:
+        return place if os.path.getsize(place) else None
+    except OSError:
+        return None
+
+
 def put(path: str, data: bytes) -> str:
     """Write a piece in one step; its path.
 

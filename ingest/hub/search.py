@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ingest.errors import EigenzooError, Refusal
-from ingest.formats.card import Card
+from ingest.formats.card import CARD, LICENCES, Card
 from ingest.formats.lora_config import read_config
 from ingest.formats.options import Options
 from ingest.hub import listing, local_cache, pieces
@@ -21,9 +21,10 @@ from ingest.hub.calls import Calls
 from ingest.hub.listing import Repository
 from ingest.hub.peek import Peeker
 from ingest.hub.remote import Candidate, RemoteFiles, located
-from ingest.hub.selection import CARD, CONFIG, LICENCES, PEFT_WEIGHTS, candidates
+from ingest.hub.selection import candidates
 from ingest.hub.spec import HubSpec
 from ingest.reasons import Reason
+from ingest.selection import CONFIG, PEFT_WEIGHTS
 
 WORTH_LISTING = 8
 """Names of one author from which on a page of the author's listing is cheaper than asking for each."""
@@ -38,12 +39,15 @@ class Search:
         (repository, commit) → what its card states, as far as a listing told.
     snapshots
         The same → the local folder of its files; only when offline.
+    refs
+        The same → the branch or tag by which it was found.
     """
 
     def __init__(self, calls: Calls, peeker: Peeker, threads: int, options: Options) -> None:
         self._calls, self._peeker, self._threads, self._options = calls, peeker, threads, options
         self.cards: dict[tuple[str, str], Card] = {}
         self.snapshots: dict[tuple[str, str], str] = {}
+        self.refs: dict[tuple[str, str], str] = {}
 
     def bulk(self, spec: HubSpec) -> list[Candidate]:
         """The candidates of a user, a base or a collection; repositories without any are passed over.
@@ -81,10 +85,11 @@ class Search:
     def _look_up(self, specs: Sequence[HubSpec]) -> list[list[Candidate]]:
         if local_cache.is_offline():
             return [self._offline(spec) for spec in specs]
-        known = self._by_author(specs)
+        listed = self._by_author(specs)
+        known = [listed.get(spec.name) if spec.revision is None else None for spec in specs]
         with ThreadPoolExecutor(self._threads) as pool:
             try:
-                return list(pool.map(lambda spec: self._one(spec, known.get(spec.name)), specs))
+                return list(pool.map(self._one, specs, known))
             except KeyboardInterrupt:
                 self._calls.close()  # else the pool would wait as long as the Hub's limits ask for
                 raise
@@ -110,14 +115,15 @@ class Search:
                 if found is not None:
                     return [found]
                 repository = listing.one(self._calls, spec.name, spec.revision or "main")
-            return self._of(repository, spec.folder)
+            return self._of(repository, spec.folder, spec.revision or "main")
         except Refusal as refusal:
-            return [_refused(spec, refusal)]
+            return [_refused(spec, refusal.bare())]
         except Missing:
             return [_refused(spec, Refusal(Reason.NOT_FOUND, f"{spec.name}: no such repository on the Hub"))]
 
-    def _of(self, repository: Repository, folder: str = "") -> list[Candidate]:
+    def _of(self, repository: Repository, folder: str = "", ref: str = "main") -> list[Candidate]:
         """The candidates of a listed repository."""
+        self._note(repository.name, repository.commit, ref)
         self.cards[repository.name, repository.commit] = repository.card
         found = candidates(repository.name, repository.commit, repository.paths, folder)
         if not repository.gated or self._calls.authorized:
@@ -135,24 +141,28 @@ class Search:
         weights = config.removesuffix(CONFIG) + PEFT_WEIGHTS[0]
         repo, commit = spec.name, spec.revision or "main"
         try:
-            if COMMIT.fullmatch(commit):
-                local = self._peeker.small(repo, commit, config, CONFIG)
-            else:
+            local = pieces.kept(repo, commit, config, CONFIG) if COMMIT.fullmatch(commit) else None
+            if local is None:
                 data, told = self._peeker.small_at(repo, commit, config)
                 if told.commit is None:
                     return None
                 repo, commit = told.repo or repo, told.commit
                 local = pieces.put(pieces.path_of(repo, commit, config, CONFIG), data)
+            self._note(repo, commit, spec.revision or "main")
             remote = RemoteFiles(repo, commit, weights, config, CARD, LICENCES[0])
             name = f"{repo}/{spec.folder}" if spec.folder else repo
             try:
                 read_config(local, self._options)  # what it forbids needs no weights
                 self._peeker.header(remote)
             except Refusal as refusal:
-                return Candidate(remote.location, name, remote, refusal)
+                return Candidate(remote.location, name, remote, refusal.bare())
         except Missing:
             return None
         return Candidate(remote.location, name, remote)
+
+    def _note(self, repo: str, commit: str, ref: str) -> None:
+        if not COMMIT.fullmatch(ref):
+            self.refs[repo, commit] = ref
 
     def _offline(self, spec: HubSpec) -> list[Candidate]:
         """The candidates of a repository in the Hub's cache."""

@@ -1,8 +1,8 @@
 """Which files of a repository are adapters, told from their names alone.
 
-In a folder: `adapter_config.json` with its weights is one adapter; without a configuration every safetensors file that
-calls itself LoRA, or the only one, is a candidate, and so is a pickle that calls itself LoRA.  The root counts if it
-has any; else every folder below that has one.
+In each folder as `ingest.selection` says, but where several safetensors files lie without a configuration, only those
+that call themselves LoRA, and whole models are passed over.  The root counts if it has any adapter; else every folder
+below that has one.
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ import posixpath
 from collections.abc import Iterable, Sequence
 
 from ingest.errors import Refusal
-from ingest.formats.opening import PICKLES
+from ingest.formats.card import CARD, LICENCES
 from ingest.hub.remote import Candidate, RemoteFiles, located
 from ingest.hub.spec import is_path
 from ingest.reasons import Reason
+from ingest.selection import CONFIG, PEFT_WEIGHTS, WEIGHTS, calls_itself_lora, choose
 
-CONFIG = "adapter_config.json"
-PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-CARD = "README.md"
-LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING")
-
-_PLAIN_NAMES = frozenset(("pytorch_lora_weights", "adapter_model"))
 # Beside a config.json these are whole models.
 _MODELS = frozenset(("model.safetensors", "diffusion_pytorch_model.safetensors"))
 
@@ -62,38 +57,31 @@ def candidates(repo: str, revision: str, paths: Iterable[str], folder: str = "")
 
 
 def _in_folder(repo: str, revision: str, folder: str, files: set[str], root: set[str]) -> list[Candidate]:
-    def remote(weights: str, config: str | None) -> RemoteFiles:
-        return RemoteFiles(
+    name = posixpath.join(repo, folder) if folder else repo
+    out = []
+    for chosen in choose(files if CONFIG in files else _likely(files)):
+        if chosen.weights not in files:
+            refusal = Refusal(Reason.NO_WEIGHTS, f"there is no {PEFT_WEIGHTS[0]} beside its {CONFIG}")
+            out.append(Candidate(located(repo, folder), name, None, refusal))
+            continue
+        remote = RemoteFiles(
             repo,
             revision,
-            posixpath.join(folder, weights),
-            config and posixpath.join(folder, config),
+            posixpath.join(folder, chosen.weights),
+            chosen.config and posixpath.join(folder, chosen.config),
             _beside((CARD,), folder, files, root),
             _beside(LICENCES, folder, files, root),
         )
-
-    name = posixpath.join(repo, folder) if folder else repo
-    if CONFIG in files:
-        weights = next((w for w in PEFT_WEIGHTS if w in files), None)
-        if weights is None:
-            refusal = Refusal(Reason.NO_WEIGHTS, f"there is no {PEFT_WEIGHTS[0]} beside its {CONFIG}")
-            return [Candidate(located(repo, folder), name, None, refusal)]
-        return [Candidate(located(repo, folder), name, remote(weights, CONFIG))]
-    tensors = sorted(f for f in files if f.endswith(".safetensors"))
-    if "config.json" in files:
-        tensors = [f for f in tensors if f not in _MODELS]
-    chosen = [f for f in tensors if _calls_itself_lora(f)] or (tensors if len(tensors) == 1 else [])
-    stems = {posixpath.splitext(f)[0] for f in tensors}
-    chosen += sorted(
-        f for f in files if f.endswith(PICKLES) and _calls_itself_lora(f) and posixpath.splitext(f)[0] not in stems
-    )
-    out = []
-    for file in chosen:
-        stem = posixpath.splitext(file)[0]
-        plain = len(chosen) == 1 or stem in _PLAIN_NAMES
-        files_of_it = remote(file, None)
-        out.append(Candidate(files_of_it.location, name if plain else f"{name}/{stem}", files_of_it))
+        out.append(Candidate(remote.location, f"{name}/{chosen.suffix}" if chosen.suffix else name, remote))
     return out
+
+
+def _likely(files: set[str]) -> set[str]:
+    """The files without those safetensors that are hardly an adapter's: a stranger's repository holds all kinds."""
+    tensors = {f for f in files if f.endswith(".safetensors")}
+    possible = tensors - _MODELS if "config.json" in files else tensors
+    named = {f for f in possible if calls_itself_lora(f)}
+    return (files - tensors) | (named or (possible if len(possible) == 1 else set()))
 
 
 def _beside(names: Sequence[str], folder: str, files: set[str], root: set[str]) -> str | None:
@@ -105,13 +93,9 @@ def _beside(names: Sequence[str], folder: str, files: set[str], root: set[str]) 
     return None
 
 
-def _calls_itself_lora(file: str) -> bool:
-    return "lora" in file.lower() or posixpath.splitext(file)[0] in _PLAIN_NAMES
-
-
 def _looks(path: str) -> bool:
     file = posixpath.basename(path)
-    return file == CONFIG or (file.endswith((".safetensors", *PICKLES)) and _calls_itself_lora(file))
+    return file == CONFIG or (file.endswith(WEIGHTS) and calls_itself_lora(file))
 
 
 def _astray(repo: str, path: str) -> Candidate:

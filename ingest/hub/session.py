@@ -54,7 +54,7 @@ class HubSession:
             raise EigenzooError(
                 f"sources on the Hub need huggingface_hub ({error}); pip install 'huggingface_hub>=1.2'"
             ) from error
-        self._options, self._threads = options, max(1, threads)
+        self._options, self._threads, self._keep = options, max(1, threads), keep
         self._peeker = Peeker(self.calls)
         self._search = Search(self.calls, self._peeker, self._threads, options)
         self._fetcher = Fetcher(self.calls, self._peeker, staging, keep)
@@ -185,13 +185,17 @@ class HubSession:
         Cost: one resolver call for the weights and one for the card; with `keep` another for each file.
         """
         if candidate.refusal is not None:
-            raise candidate.refusal
+            raise Refusal(candidate.refusal.reason, candidate.refusal.detail)  # the kept one gets no traceback
         if candidate.remote is None:
             raise Refusal(Reason.NOT_FOUND, f"{candidate.location} has no files")
         snapshot = self._snapshot(candidate.remote)
         if snapshot is not None:
             return self._fetcher.local(candidate.remote, snapshot)
-        return self._fetcher.fetch(candidate.remote)
+        found = self._fetcher.fetch(candidate.remote)
+        ref = self._search.refs.get((candidate.remote.repo, candidate.remote.revision))
+        if self._keep and ref is not None:
+            local_cache.point(candidate.remote, ref)
+        return found
 
     def discard(self, candidate: Candidate) -> None:
         """Remove what `fetch` brought for a candidate; what is in huggingface_hub's cache stays."""
@@ -229,8 +233,14 @@ class HubSession:
         except Missing as missing:
             return Refusal(Reason.NOT_FOUND, f"{missing}: no such file there any more; run again")
         except Refusal as refusal:
-            return refusal
+            return refusal.bare()
 
     def _parsed(self, candidate: Candidate, remote: RemoteFiles) -> LoraAdapter:
         """The adapter by its local files."""
-        return dataclasses.replace(parse(self.fetch(candidate), self._options), fingerprint=remote.fingerprint)
+        files = self.fetch(candidate)
+        try:
+            found = parse(files, self._options)
+        except Refusal:
+            self.discard(candidate)
+            raise
+        return dataclasses.replace(found, fingerprint=remote.fingerprint)

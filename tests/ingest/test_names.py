@@ -6,14 +6,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.errors import EigenzooError
+from ingest.errors import EigenzooError, Refusal
 from ingest.formats.underscored import unet_module
 from ingest.names import Rename, canonical, diffusers_module
+from ingest.pipeline import ingest
 from ingest.prefixes import TASK_PREFIXES
+from ingest.settings import Settings
+from tests.ingest.builders import factors, write_peft_folder, write_weights
 
 PEFT = "base_model.model."
 SPELLINGS = [
@@ -52,7 +56,9 @@ SPELLINGS = [
     ("_fsdp_wrapped_module." + PEFT + "model.layers.0._fsdp_wrapped_module.q_proj", "layers.0.q_proj"),
     (PEFT + "model.layers.0.q_proj.base_layer", "layers.0.q_proj"),
     (PEFT + "text.attn.base_layer.out_proj", "text.attn.out_proj"),
-    (PEFT + "down_blocks.0.attentions.0.proj_in", "down_blocks.0.attentions.0.proj_in"),
+    (PEFT + "down_blocks.0.attentions.0.proj_in", "unet.down_blocks.0.attentions.0.proj_in"),
+    (PEFT + "conv_in", "unet.conv_in"),
+    (PEFT + "encoder.down_blocks.0.resnets.0.conv1", "encoder.down_blocks.0.resnets.0.conv1"),
     ("modeling.x.y", "modeling.x.y"),
     (PEFT, PEFT),
 ]
@@ -104,6 +110,7 @@ def test_diffusers_spellings(name: str, layer: str | None) -> None:
         (["bert.a.b", "vit.a.b"], ["bert.a.b", "vit.a.b"]),
         ([PEFT + "model.a.b", "model.a.b"], [PEFT + "model.a.b", "model.a.b"]),
         (["x.y", "x.base_layer.y"], ["x.y", "x.base_layer.y"]),
+        (["mid_block.q", "unet.mid_block.q"], ["mid_block.q", "unet.mid_block.q"]),
         # The first two make room for each other and thereby meet the third.
         (["module.model.a.b", "a.b", "model.a.b"], ["module.model.a.b", "a.b", "model.a.b"]),
     ],
@@ -152,9 +159,27 @@ def test_bad_renames_say_how_to_write_them(text: str) -> None:
         Rename.parse(text)
 
 
-def test_renames_that_collide_are_an_error() -> None:
-    with pytest.raises(EigenzooError, match=r"'a\.q' and 'b\.q' the same name 'c\.q'"):
+def test_renames_that_collide_are_this_files_fault() -> None:
+    with pytest.raises(Refusal, match=r"'a\.q' and 'b\.q' the same name 'c\.q'"):
         canonical(["a.q", "b.q"], [Rename("a", "c"), Rename("b", "c")])
+
+
+def test_a_file_in_which_a_rename_collides_stops_no_other(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, layers in {"good": ["body.layers.0.q"], "bad": ["layers.0.q", "body.layers.0.q"]}.items():
+        write_peft_folder(tmp_path / "in" / name, {layer: factors(rng, 2, 8, 6) for layer in layers})
+    result = ingest(tmp_path / "in", tmp_path / "zoo", Settings(renames=("body.layers=layers",)))
+    assert result.added == ("good",) and [record.reason for record in result.refused] == ["unknown-keys"]
+
+
+def test_a_unet_is_the_same_from_a_peft_folder_and_from_a_pipeline_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    modules = {f"{UNET}.to_q": factors(rng, 2, 8, 6), "conv_in": factors(rng, 2, (4, 3, 3), 6)}
+    write_peft_folder(tmp_path / "in" / "folder", modules)
+    keys = {f"unet.{name}.lora_{side}.weight": ab[side == "B"] for name, ab in modules.items() for side in "AB"}
+    write_weights(tmp_path / "in" / "pipeline", keys)
+    result = ingest(tmp_path / "in", tmp_path / "zoo")
+    assert len(result.added) == 1 and [record.reason for record in result.refused] == ["duplicate"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,25 @@ def test_too_many_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("ingest.safetensors_header.MAX_TENSORS", 4)
     header = {str(i): one(shape=(0,), offsets=(0, 0)) for i in range(5)}
     assert "5 tensors, at most 4" in refused(tmp_path / "f", raw_safetensors(header)).detail
+
+
+@pytest.mark.parametrize("unit", [b"{},", b"[],", b'"ab",', b'{"a":[1,2]},'])
+def test_a_header_of_many_parts_is_refused_before_it_is_parsed(tmp_path: Path, unit: bytes) -> None:
+    raw = raw_safetensors(b'{"a":[' + unit * (6_000_000 // len(unit)) + b"0]}")
+    tracemalloc.start()
+    try:
+        refusal = refused(tmp_path / "f", raw)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert refusal.reason is Reason.HEADER_MISMATCH and "too many" in refusal.detail
+    assert peak < 4 * len(raw)
+
+
+def test_metadata_of_many_braces_is_read(tmp_path: Path) -> None:
+    buckets = json.dumps({str(i): {"resolution": [512, 512], "tags": [[i]]} for i in range(20_000)})
+    (tmp_path / "f").write_bytes(save({"x": np.ones(2, np.float32)}, {"ss_bucket_info": buckets}))
+    assert read_header(tmp_path / "f").metadata == {"ss_bucket_info": buckets}
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 7, 8, 9, 30, -9, -1])

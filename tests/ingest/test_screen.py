@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.screen import canonical_digest, is_finite
+from ingest.errors import Refusal
+from ingest.formats import parse
+from ingest.reasons import Reason
+from ingest.screen import canonical_digest, is_finite, screen
+from tests.ingest.builders import write_peft_folder
 
 DTYPES = [ml_dtypes.bfloat16, np.float16, np.float32, np.float64]
 
@@ -48,3 +54,13 @@ def test_equal_bits_of_different_dtypes_differ() -> None:
 def test_the_digest_is_of_the_numbers(numbers: list[float]) -> None:
     digests = {canonical_digest(np.array(numbers, dtype)) for dtype in (np.float16, np.float32, np.float64)}
     assert len(digests) == 1
+
+
+def test_a_product_that_is_zero_on_either_side_was_never_trained(tmp_path: Path) -> None:
+    zero, one = np.zeros, np.ones
+    untrained = {"l.0": (zero((2, 4)), one((5, 2))), "l.1": (one((2, 4)), zero((5, 2)))}
+    with pytest.raises(Refusal) as caught:
+        screen(parse(write_peft_folder(tmp_path, untrained)))
+    assert caught.value.reason is Reason.UNTRAINED
+    (a, _), (_, b) = untrained["l.1"], untrained["l.0"]
+    assert screen(parse(write_peft_folder(tmp_path, {**untrained, "l.2": (a, b)}))).content

@@ -164,3 +164,75 @@ def test_the_links_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
     os.unlink(snapshot / "adapter_config.json")
     refused = [s for s in find([snapshot]) if s.refusal is not None]
     assert [s.files.weights.rpartition("/")[2] for s in refused] == ["pytorch_lora_weights.safetensors"]
+
+
+def test_the_place_of_a_candidate_is_the_same_through_every_link(tree: Path) -> None:
+    os.symlink(tree, tree.parent / "alias")
+    plain, linked = find([tree]), find([tree.parent / "alias"])
+    assert [s.location for s in linked] == [s.location for s in plain]
+    for name in ("a/checkpoint-500", "two/one.safetensors", "a/checkpoint-500/adapter_model.safetensors"):
+        (direct,), (through,) = find([tree / name]), find([tree.parent / "alias" / name])
+        assert (direct.location, direct.name) == (through.location, through.name)
+    (renamed,) = find([str(tree.parent / "al*" / "unet")])
+    assert (renamed.name, renamed.location) == ("unet", str(tree / "unet/pytorch_lora_weights.safetensors"))
+    os.symlink(tree / "unet", tree / "mine")
+    (named,) = find([tree / "mine"])
+    assert (named.name, named.location) == ("mine", str(tree / "unet/pytorch_lora_weights.safetensors"))
+
+
+def test_a_file_of_a_whole_checkpoint_stands_for_its_folder(tree: Path) -> None:
+    touch(tree / "only-config/model.safetensors")
+    (folder,) = find([tree / "only-config"])
+    (file,) = find([tree / "only-config/model.safetensors"])
+    assert file == folder and file.files.config is not None
+
+
+def test_two_weights_files_of_one_folder_are_two_places(tree: Path) -> None:
+    touch(tree / "a/checkpoint-500/adapter_model.bin")
+    found = find([tree / "a/checkpoint-500", tree / "a/checkpoint-500/adapter_model.bin"])
+    assert len(found) == len({s.location for s in found}) == 2
+
+
+def test_snapshots_that_share_a_configuration_are_two(tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    touch(repository / "blobs/config", "{}")
+    for number in ("1", "2"):
+        touch(repository / "blobs" / number)
+        snapshot = repository / "snapshots" / number
+        snapshot.mkdir(parents=True)
+        os.symlink("../../blobs/config", snapshot / "adapter_config.json")
+        os.symlink(f"../../blobs/{number}", snapshot / "adapter_model.safetensors")
+    assert [s.refusal for s in find([repository])] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "COPYING"])
+def test_a_card_that_is_a_link_out_of_the_source_is_refused(tree: Path, name: str) -> None:
+    touch(tree.parent / "secret", "root:x:0:0")
+    os.symlink(tree.parent / "secret", tree / "unet" / name)
+    found = {s.name: s.refusal for s in find([tree])}
+    refusal = found.pop("unet")
+    assert refusal is not None and refusal.detail.startswith(f"{name} is a link that leads out of the source")
+    assert not any(found.values())
+    (followed,) = find([tree / "unet"], follow_links=True)
+    assert followed.refusal is None
+
+
+def test_a_pattern_does_not_enter_a_linked_folder_outside(tree: Path) -> None:
+    touch(tree.parent / "elsewhere/x.safetensors")
+    os.symlink(tree.parent / "elsewhere", tree / "out")
+    refused = {s.name for s in find([str(tree / "*/*.safetensors")]) if s.refusal is not None}
+    assert refused == {"out/x"}
+
+
+@pytest.mark.parametrize("blobs", ["a link", "a link inside"])
+def test_a_feigned_hub_cache_is_refused(tree: Path, blobs: str) -> None:
+    touch(tree.parent / "elsewhere/secret.safetensors")
+    repository = tree / "repo"
+    (repository / "snapshots/c").mkdir(parents=True)
+    os.symlink(tree.parent / "elsewhere", repository / "blobs")
+    target = (
+        "../../blobs/secret.safetensors" if blobs == "a link inside" else tree.parent / "elsewhere/secret.safetensors"
+    )
+    os.symlink(target, repository / "snapshots/c/x.safetensors")
+    (source,) = [s for s in find([tree]) if s.name == "repo/snapshots/c"]
+    assert source.refusal is not None and "leads out of the source" in source.refusal.detail

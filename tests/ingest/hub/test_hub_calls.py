@@ -214,3 +214,27 @@ def test_a_session_killed_while_it_fetches_loses_the_file_that_was_cut_off(
         assert hub.count("cache", repo=name, path="adapter_config.json") == 1
     assert not list((tmp_path / "staging").rglob("*.partial"))
     assert len(list((tmp_path / "staging").rglob("adapter_model.safetensors"))) == 6
+
+
+@pytest.mark.parametrize("what", ["small file", "header", "listing"])
+def test_closing_ends_the_reading_of_a_body(
+    hub: HubServer, session: HubSession, peft: Peft, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    hub.add("org/lora", peft())
+    (candidate,) = session.expand("hub:org")
+    assert candidate.remote is not None
+    remote = candidate.remote
+    note = Calls._note
+
+    def interrupted(made: Calls, kind: str, response: Any) -> float | None:
+        made.close()  # when the answer is there, and its body is not
+        return note(made, kind, response)
+
+    monkeypatch.setattr(Calls, "_note", interrupted)
+    ask: dict[str, Callable[[], object]] = {
+        "small file": lambda: session._peeker.small_at("org/lora", "main", "adapter_config.json"),
+        "header": lambda: session._peeker._span(remote, 0, 100),
+        "listing": lambda: session.expand("hub:org"),
+    }
+    with pytest.raises(EigenzooError, match="session with the Hub is over"):
+        ask[what]()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -217,7 +219,10 @@ def test_without_a_staging_folder_nothing_is_downloaded(hub: HubServer, peft: Pe
 
 
 def test_kept_downloads_lie_in_the_librarys_cache(
-    hub: HubServer, again: Callable[..., HubSession], peft: Peft, tmp_path: Path
+    hub: HubServer,
+    again: Callable[..., HubSession],
+    peft: Peft,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from huggingface_hub import try_to_load_from_cache
 
@@ -240,6 +245,12 @@ def test_kept_downloads_lie_in_the_librarys_cache(
         assert hub.sent("org/lora", WEIGHTS) == 0
         session.discard(candidate)
         assert Path(found.weights).read_bytes() == files[WEIGHTS]
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with again() as session:
+            offline = only(session, "org/lora")
+            assert Path(session.fetch(offline).weights).read_bytes() == files[WEIGHTS]
+            assert next(session.look([offline])).fingerprint == candidate.remote.fingerprint
     blob = Path(os.path.realpath(found.weights))
     blob.write_bytes(blob.read_bytes()[:-1] + b"\x55")
     with again() as session, pytest.raises(Refusal, match="wrong-bytes: .* in the Hub's cache does not have its hash"):
@@ -284,3 +295,69 @@ def test_an_assets_cache_that_cannot_be_written_is_one_line(
     (tmp_path / "hf" / "assets").write_text("a file where a folder should be")
     with pytest.raises(EigenzooError, match="set HF_ASSETS_CACHE"):
         list(session.look(session.expand("org/lora")))
+
+
+def test_two_processes_that_fetch_the_same_do_not_write_one_file(
+    hub: HubServer, session: HubSession, again: Callable[..., HubSession], peft: Peft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/lora", peft())
+    candidate = only(session, "org/lora")
+    both = threading.Barrier(2, timeout=30)
+    partial: list[str] = []
+
+    class Together(download._Sink):
+        def take(self, response: object) -> object:  # type: ignore[override]
+            both.wait()
+            taken = super().take(response)
+            partial.append(self._file.name)
+            both.wait()
+            return taken
+
+    monkeypatch.setattr(download, "_Sink", Together)
+    with again() as second, ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda one: one.fetch(candidate), (session, second)))
+    assert len(set(partial)) == 2 and found[0] == found[1]
+    assert Path(found[0].weights).read_bytes() == peft()[WEIGHTS]
+
+
+@pytest.mark.parametrize("planted", ["staging", "staging/hub"])
+def test_a_planted_staging_folder_is_refused(
+    hub: HubServer, session: HubSession, peft: Peft, tmp_path: Path, planted: str
+) -> None:
+    hub.add("org/lora", peft())
+    candidate = only(session, "org/lora")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / planted).parent.mkdir(exist_ok=True)
+    (tmp_path / planted).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EigenzooError, match="is a link, a file or somebody else's"):
+        session.fetch(candidate)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_download_stops_when_the_session_is_closed(
+    hub: HubServer, session: HubSession, peft: Peft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/lora", peft(width=20_000))
+    candidate = only(session, "org/lora")
+    written: list[int] = []
+
+    class Interrupted(download._Sink):
+        def take(self, response: object) -> object:  # type: ignore[override]
+            genuine = self._file
+
+            class File:
+                def __getattr__(self, name: str) -> object:
+                    return getattr(genuine, name)
+
+                def write(self, view: memoryview) -> int:
+                    session.close()
+                    written.append(len(view))
+                    return int(genuine.write(view))
+
+            self._file = File()
+            return super().take(response)
+
+    monkeypatch.setattr(download, "_Sink", Interrupted)
+    with pytest.raises(EigenzooError, match="session with the Hub is over"):
+        session.fetch(candidate)
+    assert sum(written) < len(peft(width=20_000)[WEIGHTS]) and staged(tmp_path) == []

@@ -286,3 +286,81 @@ def test_a_wrong_type_in_a_configuration_is_a_refusal(hub: HubServer, session: H
     for number, config in enumerate([b"[]", b"{", b"\xff", b"[" * 100_000, json.dumps({"peft_type": 3}).encode()]):
         hub.add(f"org/c{number}", {**peft(), CONFIG: config})
     assert [f.reason for f in adapters(session, "hub:org") if isinstance(f, Refusal)] == [Reason.BAD_CONFIG] * 5
+
+
+def test_what_the_user_allows_holds_from_afar(
+    hub: HubServer, session: HubSession, again: Callable[..., HubSession], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    modules = {"layers.0.q_proj": factors(rng, 4, 16, 16)}
+    magnitude = {"base_model.model.layers.0.q_proj.lora_magnitude_vector": np.ones(16, np.float32)}
+    write_peft_folder(tmp_path / "dora", modules, extras=magnitude, use_dora=True)
+    prefix = "base_model.model.layers.0.q_proj.hada_"
+    loha = {f"{prefix}w{i}_{s}": rng.standard_normal((16, 2) if s == "a" else (2, 16)) for i in (1, 2) for s in "ab"}
+    tensors = {key: value.astype(np.float32) for key, value in loha.items()}
+    write_peft_folder(tmp_path / "loha", {}, extras=tensors, peft_type="LOHA", r=2, alpha=2)
+    for name in ("dora", "loha"):
+        hub.add_folder(f"org/{name}", tmp_path / name)
+    sources = ("hub:org", "org/dora", "org/loha")
+    refused = [f.reason for f in adapters(session, *sources) if isinstance(f, Refusal)]
+    assert refused == [Reason.DORA, Reason.NOT_LORA] * 2
+    with again(options=Options(ignore_magnitude=True, convert=frozenset(("loha",)))) as allowed:
+        found = adapters(allowed, *sources)
+        assert [f.format for f in found if isinstance(f, LoraAdapter)] == ["peft (magnitude ignored)", "loha"] * 2
+        for adapter, name in zip(found, ("dora", "loha", "dora", "loha"), strict=True):
+            folder = tmp_path / name
+            files = formats.AdapterFiles(str(folder), str(folder / WEIGHTS), str(folder / CONFIG))
+            assert adapter.modules == formats.parse(files, allowed._options).modules  # type: ignore[union-attr]
+
+
+def test_an_empty_piece_is_asked_for_again(
+    hub: HubServer, session: HubSession, again: Callable[..., HubSession], peft: Peft, tmp_path: Path
+) -> None:
+    hub.add("org/lora", peft())
+    (first,) = adapters(session, "hub:org")
+    (config,) = (tmp_path / "hf" / "assets").rglob(CONFIG)
+    config.write_bytes(b"")  # as a loss of power leaves it
+    with again() as second:
+        assert adapters(second, "hub:org") == [first]
+    assert config.read_bytes() == peft()[CONFIG]
+
+
+def test_a_pickle_that_is_refused_leaves_nothing_behind(
+    hub: HubServer, again: Callable[..., HubSession], peft: Peft, tmp_path: Path
+) -> None:
+    files = {CONFIG: peft()[CONFIG], "adapter_model.bin": b"no pickle at all"}
+    hub.add("org/lora", files)
+    with again(options=Options(allow_pickle=True)) as session:
+        assert isinstance(refusal(session, "hub:org"), Refusal)
+    assert hub.sent("org/lora", "adapter_model.bin") == len(files["adapter_model.bin"])
+    assert not [path for path in (tmp_path / "staging").rglob("*") if path.is_file()]
+
+
+def test_a_refusal_keeps_nothing_of_what_was_read(hub: HubServer, session: HubSession, peft: Peft) -> None:
+    import tracemalloc
+
+    header = {
+        f"other.{i:04}.weight": {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i in range(500)
+    }
+    strange = {**peft(), WEIGHTS: raw_safetensors(header, b"\0" * 2000)}
+    broken = {**peft(), WEIGHTS: raw_safetensors(json.dumps(header).encode()[:-1])}
+    for number in range(20):
+        hub.add(f"few/lora{number:03}", strange if number % 2 else broken)
+    for number in range(80):
+        hub.add(f"many/lora{number:03}", strange if number % 2 else broken)
+
+    def kept(user: str) -> int:
+        names = [name for name in hub.repos if name.startswith(user)]
+        tracemalloc.start()
+        try:
+            named = [c.refusal for name in names for c in session.expand(f"{name}@main")]
+            listed = adapters(session, f"hub:{user}")
+            assert [isinstance(f, Refusal) for f in named] == [True, False] * (len(names) // 2)
+            assert [isinstance(f, Refusal) for f in listed] == [True] * len(names)
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    kept("few")
+    few, many = kept("few"), kept("many")
+    assert many - few < 60 * 20_000, "a header here has 40 kB, and was read twice"

@@ -315,3 +315,57 @@ def test_the_configuration_alone_refuses_before_the_weights_are_asked_for(
     (refusal,) = session.look(session.expand("org/ia3"))
     assert refusal.reason is Reason.NOT_LORA  # type: ignore[union-attr]
     assert hub.count("resolve") == 1
+
+
+def test_a_revision_is_not_answered_from_the_listing(hub: HubServer, session: HubSession, peft: Peft) -> None:
+    names = [f"author/lora{number}" for number in range(9)]
+    old = hub.add(names[0], peft(99))
+    for number, name in enumerate(names):
+        hub.add(name, peft(number))
+    hub.repos[names[0]].refs["v1"] = old
+    session.prepare([f"{names[0]}@v1", *names])
+    assert hub.count("api", path="list") == 1
+    (asked,), (main,) = session.expand(f"{names[0]}@v1"), session.expand(names[0])
+    assert asked.remote is not None and main.remote is not None
+    assert (asked.remote.revision, main.remote.revision) == (old, hub.repos[names[0]].commit)
+
+
+def test_a_commit_of_a_renamed_repository_has_its_new_name(
+    hub: HubServer, session: HubSession, again: Callable[..., HubSession], peft: Peft
+) -> None:
+    commit = hub.add("old/lora", peft())
+    hub.rename("old/lora", "new/lora")
+    with again() as second:
+        for one in (session, second):
+            assert [c.location for c in one.expand(f"old/lora@{commit}")] == ["hub:new/lora"]
+
+
+def test_a_page_that_is_too_long_is_asked_for_in_parts(
+    hub: HubServer, session: HubSession, peft: Peft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ingest.hub import listing, paging
+
+    for number in range(30):
+        hub.add(f"user/lora{number:02}", peft(number))
+    monkeypatch.setattr(paging, "MOST_JSON", 2000)  # a repository takes about 270 bytes
+    monkeypatch.setattr(listing, "PAGE", 20)
+    assert [c.name for c in session.expand("hub:user")] == [f"user/lora{number:02}" for number in range(30)]
+    assert hub.count("api", path="list") == 1 + 15
+    monkeypatch.setattr(paging, "MOST_JSON", 100)
+    with pytest.raises(EigenzooError, match="list of user's repositories: the Hub's answer is longer than 100 bytes"):
+        session.expand("hub:user")
+    (one,) = session.expand("user/none-of-these")
+    assert reason(one) is Reason.NOT_FOUND
+    hub.add("user/plain", {"lora.safetensors": peft()[WEIGHTS]})
+    (plain,) = session.expand("user/plain")
+    assert reason(plain) is Reason.UNAVAILABLE
+
+
+def test_a_checkpoint_of_the_whole_model_is_found(hub: HubServer, session: HubSession, peft: Peft) -> None:
+    files = peft()
+    files["model.safetensors"] = files.pop(WEIGHTS)
+    hub.add("org/whole", files)
+    for source in ("org/whole", "hub:org"):
+        (found,) = session.expand(source)
+        assert found.refusal is None and found.remote is not None
+        assert (found.location, found.remote.weights) == ("hub:org/whole", "model.safetensors")
