@@ -17,6 +17,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
+from ingest.screen import canonical_digest
 from ingest.store import schema
 from ingest.store.catalog import ArrayRecord, LayerRecord
 from ingest.store.chunks import check_codec
@@ -26,6 +27,7 @@ from ingest.store.rows import ZooRows, runs_of
 from ingest.store.segments import pack_texts
 from ingest.store.texts import live_texts
 from ingest.store.writer import ZooWriter
+from ingest.verify import catalogue_problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +85,8 @@ def compact(
     Raises
     ------
     EigenzooError
-        If there is no zoo, another process writes to it, or a row cannot be read: then nothing has changed.
+        If there is no zoo, another process writes to it, or anything of a live adapter cannot be read or is not what
+        was ingested (damage would be sealed in otherwise): then nothing has changed.
 
     Notes
     -----
@@ -104,6 +107,7 @@ def compact(
         if not move.is_needed:
             nbytes = 0
         else:
+            _check_catalogue(before)
             _copy(writer, move, nbytes, progress)
             commit = dataclasses.replace(
                 writer.commit, arrays=move.arrays, codec=move.codec, generation=writer.commit.version + 1
@@ -166,8 +170,8 @@ class _Move:
         entries["adapter"] = self._ordinals[entries["adapter"]]
         return entries
 
-    def rows(self, layer: LayerRecord) -> Iterator[tuple[ArrayRecord, ZooRows]]:
-        """Each new array of a layer, and the old rows that it consists of."""
+    def rows(self, layer: LayerRecord) -> Iterator[tuple[ArrayRecord, ZooRows, NDArray[Any]]]:
+        """Each new array of a layer, the old rows that it consists of, and their entries."""
         import numpy as np
 
         arrays = self.zoo.commit.arrays
@@ -191,6 +195,7 @@ class _Move:
                     runs=runs_of(arrays, mine[f"{side}_array"], mine[f"{side}_start"], mine["rank"]),
                     codec=self.zoo.commit.codec,
                 ),
+                mine,
             )
 
     def _of(self, layer: LayerRecord) -> NDArray[Any]:
@@ -204,6 +209,29 @@ def _renewed(array: ArrayRecord, generation: int) -> ArrayRecord:
     path = f"{schema.layer_path(array.layer, generation)}/{name}"
     chunk = schema.chunk_rows(array.width, array.dtype, array.live)
     return dataclasses.replace(array, path=path, rows=array.live, retired=0, chunk=chunk)
+
+
+def _check_catalogue(zoo: Zoo) -> None:
+    for problem in catalogue_problems(zoo):
+        raise EigenzooError(f"{zoo.path}: {problem.where} {problem.what}; nothing was changed")
+
+
+def _check_values(zoo: Zoo, rows: ZooRows, entries: NDArray[Any], start: int, part: NDArray[Any]) -> None:
+    """Compare the factors that end in a part of the rows with their digests."""
+    import numpy as np
+
+    ends = rows.offsets[1:]
+    first, last = np.searchsorted(ends, [start, start + len(part)], side="right")
+    for i in range(first, last):
+        low, high = int(rows.offsets[i]), int(ends[i])
+        values = part[low - start : high - start] if low >= start else rows.read(low, high)
+        original = np.ascontiguousarray(values.T if rows.side == "B" else values)
+        if canonical_digest(original) != entries[f"{rows.side.lower()}_digest"][i].tobytes():
+            name = zoo.stored[int(entries["adapter"][i])].record.name
+            raise EigenzooError(
+                f"{rows.location}: the values of {name} are not those that were ingested; nothing was changed; restore "
+                f"them from a copy, or `eigenzoo remove` {name}"
+            )
 
 
 def _copy(writer: ZooWriter, move: _Move, total: int, progress: Callable[[int, int], None] | None) -> None:
@@ -220,9 +248,11 @@ def _copy(writer: ZooWriter, move: _Move, total: int, progress: Callable[[int, i
     def copy(layer: LayerRecord) -> None:
         import numpy as np
 
-        for array, rows in move.rows(layer):
+        for array, rows, entries in move.rows(layer):
             for index in range(array.chunks):
-                part = rows.read(index * array.chunk, min((index + 1) * array.chunk, array.rows))
+                start = index * array.chunk
+                part = rows.read(start, min(start + array.chunk, array.rows))
+                _check_values(move.zoo, rows, entries, start, part)
                 chunk = part
                 if len(part) < array.chunk:
                     chunk = np.zeros((array.chunk, array.width), part.dtype)

@@ -57,7 +57,7 @@ _EXPLANATIONS: dict[Reason, str] = {
     Reason.UNKNOWN_KEYS: "Tensors look like LoRA but are named in no dialect known here.",
     Reason.UNSUPPORTED_DTYPE: "A factor is not float16, bfloat16, float32 or float64.",
     Reason.NON_FINITE: "A factor holds NaN or infinity.",
-    Reason.UNTRAINED: "Every B is exactly zero: the adapter was never trained.",
+    Reason.UNTRAINED: "A or B is exactly zero in every module: the adapter was never trained.",
     Reason.OTHER_BASE: "The adapter was trained on another base model than the zoo's.",
     Reason.NO_COMMON_LAYER: "The adapter and the zoo have no layer in common.",
     Reason.SHAPE_DISAGREES: "A layer's width differs from the zoo's layer of the same name.",

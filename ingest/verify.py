@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
 from ingest.screen import canonical_digest, extras_digest, is_finite
+from ingest.storage import Unreadable
 from ingest.store import schema
 from ingest.store.catalog import AdapterRecord, ArrayRecord
+from ingest.store.nodes import documents_of
 from ingest.store.reader import Zoo
-from ingest.store.root import Compacted, lost
+from ingest.store.root import Compacted, check_same, lost
 from ingest.store.rows import read_array
+from ingest.store.sweep import strays
 from ingest.store.texts import extras_header
 
 if TYPE_CHECKING:
@@ -44,9 +47,10 @@ class VerifyResult:
 
 
 def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> VerifyResult:
-    """Check a zoo against its commit record: catalogue, ranges, dtypes, orphan rows, values.
+    """Check a zoo against its commit record: catalogue, metadata, ranges, dtypes, orphan rows, values, stray files.
 
-    Rows of removed and replaced adapters are checked like all others, as long as they are stored.
+    Rows of removed and replaced adapters are checked like all others, as long as they are stored.  Stray files are looked for
+    while nobody writes.
 
     Parameters
     ----------
@@ -62,6 +66,8 @@ def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> V
     ------
     Compacted
         If the zoo was compacted meanwhile: what this snapshot says of it is past.
+    EigenzooError
+        If another zoo lies there now, or the store is out of reach: nothing is known to be lost then.
 
     Notes
     -----
@@ -71,16 +77,15 @@ def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> V
 
     commit = zoo.commit
     problems: list[Problem] = []
+    check_same(zoo.storage, commit.uuid)
     try:
         accepted = len(zoo.stored)
         tables = list(zoo.entry_tables())
-    except Compacted:
+    except (Compacted, Unreadable):
         raise
     except (ValueError, EigenzooError) as error:
         return VerifyResult((Problem("catalog", str(error)),), 0, 0, 0)
-    for segment in commit.segments:
-        for ending, digest in (("entries.npy", segment.entries_digest), ("texts.json", segment.texts_digest)):
-            problems += _file(zoo, f"{segment.name}.{ending}", digest)
+    problems += catalogue_problems(zoo)
     counts = [sum(s.ok for s in commit.segments), sum(s.entries for s in commit.segments)]
     found = [accepted, sum(len(t) for t in tables)]
     if counts != found:
@@ -103,7 +108,18 @@ def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> V
                 progress(done, total)
         for found_there in pool.map(lambda stored: list(_extras(zoo, stored.record)), zoo.stored):
             problems += found_there
+        for found_there in pool.map(lambda item: list(_document(zoo, *item)), documents_of(commit).items()):
+            problems += found_there
+    problems += _contents(zoo, tables)
+    problems += (Problem(name, "belongs to no commit; remove it") for name in strays(zoo))
     return VerifyResult(tuple(problems), len(commit.arrays), accepted, total)
+
+
+def catalogue_problems(zoo: Zoo) -> Iterator[Problem]:
+    """Files of the catalogue that are not those that were committed."""
+    for segment in zoo.commit.segments:
+        for ending, digest in (("entries.npy", segment.entries_digest), ("texts.json", segment.texts_digest)):
+            yield from _file(zoo, f"{segment.name}.{ending}", digest)
 
 
 def _file(zoo: Zoo, name: str, digest: str) -> Iterator[Problem]:
@@ -134,9 +150,44 @@ def _extras(zoo: Zoo, record: AdapterRecord) -> Iterator[Problem]:
 
 def _lost(zoo: Zoo, name: str, what: str, error: Exception) -> Problem:
     """The problem of a file that cannot be read; raises Compacted if it is no longer to be there."""
-    if isinstance((found := lost(zoo.storage, zoo.commit.segments[0].name, "", error)), Compacted):
-        raise found from error
+    _raise_if_out_of_reach(zoo, error)
     return Problem(name, f"{what}cannot be read ({getattr(error, 'strerror', None) or error})")
+
+
+def _raise_if_out_of_reach(zoo: Zoo, error: Exception) -> None:
+    """Raise what is no fault of the zoo's: it was compacted, or cannot be reached."""
+    if isinstance(error, Unreadable):
+        raise error
+    name = zoo.commit.segments[0].name if zoo.commit.segments else schema.ROOT
+    if zoo.commit.segments and isinstance((found := lost(zoo.storage, name, "", error)), Compacted):
+        raise found from error
+
+
+def _contents(zoo: Zoo, tables: list[NDArray[Any]]) -> Iterator[Problem]:
+    """Adapters whose entries do not come to the content that the ledger says."""
+    import numpy as np
+
+    if not tables:
+        return
+    entries = np.concatenate(tables)
+    entries = entries[np.lexsort((entries["layer"], entries["adapter"]))]
+    starts = np.searchsorted(entries["adapter"], np.arange(len(zoo.stored) + 1))
+    for at, stored in enumerate(zoo.stored):
+        mine = entries[starts[at] : starts[at + 1]]
+        if stored.record.content and _content(zoo, mine) != stored.record.content:
+            yield Problem("catalog", f"the entries of {stored.record.name} are not of the content that the ledger says")
+
+
+def _content(zoo: Zoo, entries: NDArray[Any]) -> str:
+    """The `ingest.screen.content_digest` of an adapter from its entries; its modules came by layer's name."""
+    digest = hashlib.sha256()
+    layers = zoo.commit.layers
+    for entry in sorted(entries, key=lambda entry: layers[entry["layer"]].layer):
+        la = layers[entry["layer"]]
+        shape = f"{la.layer}\0{la.kind}\0{entry['rank']}\0{la.a_shape}\0{la.out}\0{float(entry['scale']).hex()}\0"
+        digest.update(shape.encode("utf-8", "surrogatepass"))
+        digest.update(entry["a_digest"].tobytes() + entry["b_digest"].tobytes())
+    return digest.hexdigest()
 
 
 def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) -> Iterator[Problem]:
@@ -144,7 +195,6 @@ def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) 
     import numpy as np
 
     side = array.side.lower()
-    yield from _metadata(zoo, array)
     if not zoo.commit.codec:  # of the last chunk a reader, and the loop below, looks at the committed rows only
         yield from _short(zoo, array)
     if not parts:
@@ -174,7 +224,7 @@ def _array(zoo: Zoo, array: ArrayRecord, parts: list[tuple[str, NDArray[Any]]]) 
         try:
             first, last = int(starts[position]), int(ends[end - 1])
             block = read_array(zoo.storage, array, zoo.commit.codec, first, last)
-        except Compacted:
+        except (Compacted, Unreadable):
             raise
         except EigenzooError as error:
             lost = [names[int(a)] for a in entries["adapter"][position:end]]
@@ -202,24 +252,30 @@ def _short(zoo: Zoo, array: ArrayRecord) -> Iterator[Problem]:
     name = array.chunk_name(array.chunks - 1)
     try:
         size = zoo.storage.size(name)
+    except Unreadable:
+        raise
     except OSError:
         return  # reading its rows says it better
     if size != array.chunk_bytes:
         yield Problem(name, f"has {size} bytes of {array.chunk_bytes}")
 
 
-def _metadata(zoo: Zoo, array: ArrayRecord) -> Iterator[Problem]:
+def _document(zoo: Zoo, name: str, committed: bytes) -> Iterator[Problem]:
+    """What is wrong with the metadata of a group or an array, which other zarr readers go by."""
+    where = name.rpartition("/")[0]
     try:
-        document = json.loads(zoo.storage.read(f"{array.path}/{schema.ROOT}"))
-    except (OSError, ValueError) as error:
-        if isinstance((found := lost(zoo.storage, array.path, "", error)), Compacted):
-            raise found from error
-        yield Problem(array.path, f"its metadata cannot be read ({error})")
+        document = json.loads(zoo.storage.read(name))
+    except (OSError, ValueError, RecursionError) as error:
+        _raise_if_out_of_reach(zoo, error)
+        yield Problem(where, f"its metadata cannot be read ({error})")
         return
-    attributes = {"layer": array.layer, "side": array.side}
-    want = schema.array_document(array.rows, array.width, array.dtype, array.chunk, attributes, zoo.commit.codec)
-    for key in ("shape", "data_type", "chunk_grid", "codecs", "attributes"):
-        # A killed writer may have left a larger shape, which the next commit sets right; readers do not look at it.
-        rows_ahead = key == "shape" and document.get(key, [0])[0] > array.rows
-        if document.get(key) != want[key] and not rows_ahead:
-            yield Problem(array.path, f"its {key} is {document.get(key)}, the commit record says {want[key]}")
+    want = json.loads(committed)
+    if not isinstance(document, dict):
+        yield Problem(where, f"its metadata is {document!r:.40}")
+        return
+    for key in want:
+        # A writer at work, or a killed one, may have written a larger shape; readers do not look at it.
+        shape = document.get(key)
+        rows_ahead = key == "shape" and isinstance(shape, list) and shape[1:] == want[key][1:] and shape > want[key]
+        if shape != want[key] and not rows_ahead:
+            yield Problem(where, f"its {key} is {shape!r:.200}, the commit record says {want[key]!r:.200}")

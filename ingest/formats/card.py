@@ -7,7 +7,8 @@ import re
 import stat
 from dataclasses import dataclass
 
-_LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING")
+CARD = "README.md"
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING")
 _HEAD_BYTES = 1 << 16
 _LONGEST = 80
 # What follows is stripped afterwards: a pattern for it would take quadratic time on a line of blanks.
@@ -25,7 +26,7 @@ class Card:
 
 def read_card(folder: str) -> Card:
     """Read README.md's front matter, else a licence file's first line; None stands for what is not there."""
-    fields = _front_matter(_head(os.path.join(folder, "README.md")))
+    fields = _front_matter(_head(os.path.join(folder, CARD)))
     licence = fields.get("license")
     if licence in ("other", "unknown") and "license_name" in fields:
         licence = fields["license_name"]
@@ -73,7 +74,7 @@ def _scalar(text: str) -> str:
 
 
 def _licence_file(folder: str) -> str | None:
-    for name in _LICENCE_FILES:
+    for name in LICENCES:
         for line in _head(os.path.join(folder, name)).splitlines():
             title = line.strip().lstrip("#").strip()
             if title and title.isprintable():

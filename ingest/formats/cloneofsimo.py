@@ -13,12 +13,13 @@ That order is the order of registration in the classes of that time:
 - CrossAttention: `to_q`, `to_k`, `to_v`, `to_out.0`; GEGLU: `proj`.
 - CLIPAttention (transformers, ever since): `k_proj`, `v_proj`, `q_proj`, `out_proj`.
 
-The shape of every pair is held against the layer it gets, in Stable Diffusion 1.x (width 768) and 2.x (1024).
-Number, kinds, widths of blocks, cross attention and the place of the GEGLU differ between all layouts, so exactly
-one fits or the file is refused. What shapes cannot tell apart, the projections of one attention, is fixed
-by the order of the source; cloneofsimo's own files confirm it: one was trained by a release that left every `to_out`
-untouched, and its B is zero at every fourth pair of an attention exactly; in one extracted from a fine-tuned text
-encoder, updates 0 and 2 of an attention (k, q) are of one size, 1 and 3 (v, out) of another.
+The shape of every pair is held against the layer it gets, in Stable Diffusion 1.x (width 768) and 2.x (1024). Number,
+kinds, widths of blocks, cross attention and the place of the GEGLU differ between all layouts, so exactly one fits or
+the file is refused; so does the order of attn1, attn2 and ff, of which any other is refused. What shapes cannot tell
+apart, the projections of one attention, is fixed by the order of the source; cloneofsimo's own files confirm it: one
+was trained by a release that left every `to_out` untouched, and its B is zero at every fourth pair of an attention
+exactly; in one extracted from a fine-tuned text encoder, updates 0 and 2 of an attention (k, q) are of one size, 1
+and 3 (v, out) of another.
 
 Names are therefore those of diffusers' dialect, so that such adapters stack with others. Other models, other target
 classes (`ResnetBlock2D`, with convolutions between) and partial lists are refused.
@@ -48,6 +49,7 @@ _EMBEDDING = "<embed>"
 _ATTENTION = ("CrossAttention", "Attention")
 _GEGLU = "GEGLU"
 _CLIP = "CLIPAttention"
+_MAX_TARGETS = 1 << 12
 
 # Blocks of Stable Diffusion's UNet that attend: how many attentions, and how wide.
 _BLOCKS = (
@@ -176,6 +178,8 @@ def _targets(part: str, opened: Opened) -> tuple[bool, bool]:
     """Whether the attentions' and the GEGLUs' linear layers are numbered."""
     where = f"{opened.where}, metadata {part!r}"
     text = opened.header.metadata.get(part)
+    if text is not None and len(text) > _MAX_TARGETS:
+        raise Refusal(Reason.BAD_CONFIG, f"{where} has {len(text)} characters, at most {_MAX_TARGETS}")
     if text is None:
         raise Refusal(Reason.BAD_CONFIG, f"{where}: missing, it lists the target classes that the numbers count")
     try:

@@ -6,14 +6,16 @@
    `unet.….to_q.lora_A.weight`.
 4. Hand-made: `lora_unet_unet_…_to_q_lora_down.weight`, which diffusers itself does not load.
 
-down is A, up is B. The scale is alpha / rank with the module's own `.alpha` tensor; as peft resolves it
-where the file's metadata holds `lora_adapter_metadata` (diffusers ≥ 0.34); else 1, since alpha is then the
-rank by convention.
+down is A, up is B. The scale is as peft resolves it where the file's metadata holds `lora_adapter_metadata`
+(diffusers ≥ 0.34); else 1, since alpha is then the rank by convention. diffusers itself never saves `.alpha` tensors
+under these names and passes them over when it loads (0.42), while ComfyUI scales by alpha / rank; so a file with such
+an alpha is taken only where it is the rank.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -23,10 +25,11 @@ from ingest.errors import Refusal
 from ingest.formats import foreign
 from ingest.formats.adapter import LoraAdapter, LoraModule
 from ingest.formats.alphas import read_alphas
-from ingest.formats.lora_config import LoraSettings, settings
+from ingest.formats.lora_config import settings
+from ingest.formats.lora_settings import LoraSettings
 from ingest.formats.opened import Opened
 from ingest.formats.pairing import Factor, pair
-from ingest.formats.sorting import SHARED_TENSORS, Split, refuse_config, sort
+from ingest.formats.sorting import SHARED_TENSORS, Sorted, Split, refuse_config, sort
 from ingest.formats.underscored import unet_module
 from ingest.names import Rename, diffusers_module
 from ingest.prefixes import COMPONENTS
@@ -34,6 +37,7 @@ from ingest.reasons import Reason
 
 NAME = "diffusers"
 METADATA_KEY = "lora_adapter_metadata"
+_MAX_METADATA = 1 << 20
 
 _FACTOR = re.compile(
     r"(?P<module>.+)(?:"
@@ -95,8 +99,21 @@ def parse(opened: Opened) -> LoraAdapter:
             f"{opened.where} has both alpha tensors and {METADATA_KEY}: which holds is unknown",
         )
     alphas = read_alphas(opened, found.alphas)
+    _check_alphas(found, alphas)
     function = _modules if len(found.factors) <= SHARED_TENSORS else _modules.__wrapped__
     return opened.adapter(NAME, function(found.factors, stated, alphas, opened.options.renames), found.extras)
+
+
+def _check_alphas(found: Sorted, alphas: tuple[tuple[str, float], ...]) -> None:
+    """Refuse an alpha that is not the rank; one that is not at hand (NaN) is left for later."""
+    ranks = {f.module: f.tensor.shape[0] for f in found.factors if f.side == "A" and f.tensor.shape}
+    for (_, ref), (module, alpha) in zip(found.alphas, alphas, strict=True):
+        if alpha != ranks.get(module, alpha) and not math.isnan(alpha):
+            raise Refusal(
+                Reason.BAD_CONFIG,
+                f"{ref.key!r} is {alpha:g} at rank {ranks[module]}: under these names diffusers passes it over and "
+                "ComfyUI scales by it; scale up (lora_B) by alpha / rank and drop it",
+            )
 
 
 @lru_cache(maxsize=64)
@@ -108,6 +125,9 @@ def _modules(
 ) -> tuple[LoraModule, ...]:
     """The modules; files with equal headers and alphas share them, so that large zoos stay small."""
     by_component, by_module = dict(stated), dict(alphas)
+    for component, fields in stated:
+        mine = {f.module.partition(".")[2] for f in factors if f.module.startswith(f"{component}.")}
+        fields.check_work(mine, METADATA_KEY)
 
     def scale(module: str, rank: int) -> float:
         component, _, inner = module.partition(".")
@@ -131,6 +151,8 @@ def _stated(opened: Opened) -> tuple[tuple[str, LoraSettings], ...]:
     if not text:
         return ()
     where = f"{opened.where}, {METADATA_KEY}"
+    if len(text) > _MAX_METADATA:
+        raise Refusal(Reason.BAD_CONFIG, f"{where} has {len(text)} characters, at most {_MAX_METADATA}")
     try:
         flat = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -6,9 +6,11 @@ LyCORIS flattens in × kernel into one axis and writes the kernel nowhere; in th
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 from ingest.errors import Refusal
 from ingest.reasons import Reason
+from ingest.safetensors_file import TensorRef
 
 _THREE = re.compile(
     r"(?:^|[._])(?:resnets[._]\d+[._]conv[12]|(?:down|up)samplers[._]\d+[._]conv|conv_in|conv_out"
@@ -17,8 +19,28 @@ _THREE = re.compile(
 _ONE = re.compile(r"(?:^|[._])(?:conv_shortcut|skip_connection)$")
 _PROJECTION = re.compile(r"(?:attentions[._]\d+|(?:in|out)put_blocks_\d+_\d|middle_block_\d)[._]proj_(?:in|out)$")
 _CONV = re.compile(r"conv\d*d?$", re.IGNORECASE)
+_TO_K = re.compile(r"attn2[._]to_k$")
+# A plain A in any dialect, whose columns are the width of a cross attention.
+_TO_K_DOWN = re.compile(r"attn2[._]to_k[._]lora(?:_A(?:\.[^.]+)?|[._]down)\.weight$")
 # Of the published UNets only Stable Diffusion 1's, which attend to CLIP's 768, project by 1 × 1 convolutions.
 _CROSS_OF_CONVOLUTIONS = 768
+
+
+def cross_width(converted: Mapping[str, int], others: Iterable[TensorRef]) -> int | None:
+    """The width that a file's cross attentions attend to, None if it has none.
+
+    Parameters
+    ----------
+    converted
+        Module to be converted → columns of its A.
+    others
+        The file's other tensors, plain LoRA factors among them.
+    """
+    for module, columns in converted.items():
+        if _TO_K.search(module):
+            return columns
+    plain = (ref.shape[1] for ref in others if len(ref.shape) == 2 and _TO_K_DOWN.search(ref.key))
+    return next(plain, None)
 
 
 def kernel_of(module: str, columns: int, cross: int | None) -> tuple[int, ...]:

@@ -88,11 +88,20 @@ def claims(keys: Iterable[str], has_config: bool) -> bool:
 def parse(opened: Opened) -> LoraAdapter:
     """Read one kohya file; see `ingest.formats.parse` for what it raises."""
     refuse_config(opened, "kohya's")
+    _refuse_two_namings(opened)
     found = sort(opened, _split, _is_extra, _stranger)
     alphas = read_alphas(opened, found.alphas)
     refuse_zero(found, alphas, "sd-scripts")
     factors, alphas = _placed(opened, found.factors, alphas)
     return opened.adapter(NAME, scaled(factors, alphas, opened.options.renames), found.extras)
+
+
+def _refuse_two_namings(opened: Opened) -> None:
+    """`lora_te_` is a model's one text encoder, `lora_te1_` the first of another's two: no file has both."""
+    keys = opened.header.tensors
+    one, two = (next((key for key in keys if key.startswith(part)), None) for part in ("lora_te_", "lora_te1_"))
+    if one is not None and two is not None:
+        raise Refusal(Reason.UNKNOWN_KEYS, f"{opened.where} has {one!r} beside {two!r}: the first text encoder twice")
 
 
 def _placed(

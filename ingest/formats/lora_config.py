@@ -1,23 +1,22 @@
-"""A LoRA configuration: what it refuses outright, and the rank and scale it gives each module.
+"""A LoRA configuration: what it refuses outright, and the settings that it gives.
 
-peft's semantics (0.21): defaults of `LoraConfig`, `get_pattern_key` for rank_pattern and alpha_pattern,
-scaling as in `LoraLayer.update_layer`. diffusers stores the same fields in a safetensors file's metadata.
+peft's semantics (0.21) and defaults of `LoraConfig`. diffusers stores the same fields in a safetensors file's metadata.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ingest.errors import Refusal
+from ingest.formats.lora_settings import LoraSettings, Patterns
 from ingest.formats.options import DEFAULT, Conversion, Options
-from ingest.formats.patterns import matching, patterns
+from ingest.formats.patterns import patterns
 from ingest.reasons import Reason
 
 _MAX_CONFIG_BYTES = 4 << 20
@@ -47,39 +46,6 @@ _CONVERSIONS: dict[str, Conversion] = {"LOHA": "loha", "LOKR": "lokr"}
 _PLAIN_INITS = frozenset(("", "true", "false", "gaussian", "eva", "orthogonal", "mica"))
 # Initialisations that replace W by W − scale · B₀ · A₀ (peft's documentation and `*_init` methods).
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga", "lora-ga", "loraga")
-
-
-@dataclass(frozen=True, slots=True)
-class LoraSettings:
-    """Rank and alpha of each module, as peft resolves them.
-
-    Attributes
-    ----------
-    r, alpha
-        The defaults for modules that no pattern matches.
-    use_rslora
-        Scale by alpha / √r instead of alpha / r.
-    rank_pattern, alpha_pattern
-        Pairs (regular expression, value) in the configuration's order.
-    """
-
-    r: int
-    alpha: float
-    use_rslora: bool
-    rank_pattern: tuple[tuple[str, int], ...]
-    alpha_pattern: tuple[tuple[str, float], ...]
-
-    def rank(self, module: str) -> int:
-        """The rank peft gives a module, named as in the base model it was trained on."""
-        at = matching(tuple(key for key, _ in self.rank_pattern), module)
-        return self.r if at is None else self.rank_pattern[at][1]
-
-    def scale(self, module: str) -> float:
-        """The float by which peft multiplies B · A."""
-        at = matching(tuple(key for key, _ in self.alpha_pattern), module)
-        alpha = self.alpha if at is None else self.alpha_pattern[at][1]
-        rank = self.rank(module)
-        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,15 +203,14 @@ def settings(fields: Mapping[str, Any], where: str, ignore_magnitude: bool = Fal
         r=_rank(fields.get("r", _DEFAULT_RANK), "r", where),
         alpha=_alpha(fields.get("lora_alpha", _DEFAULT_ALPHA), "lora_alpha", where),
         use_rslora=bool(use_rslora),
-        rank_pattern=tuple(
-            (key, _rank(value, f"rank_pattern[{key!r}]", where))
-            for key, value in patterns(fields.get("rank_pattern"), "rank_pattern", where)
-        ),
-        alpha_pattern=tuple(
-            (key, _alpha(value, f"alpha_pattern[{key!r}]", where))
-            for key, value in patterns(fields.get("alpha_pattern"), "alpha_pattern", where)
-        ),
+        rank_pattern=_patterns(fields, "rank_pattern", where, _rank),
+        alpha_pattern=_patterns(fields, "alpha_pattern", where, _alpha),
     )
+
+
+def _patterns(fields: Mapping[str, Any], key: str, where: str, check: Callable[[Any, str, str], float]) -> Patterns:
+    found = patterns(fields.get(key), key, where)
+    return Patterns.of([(pattern, check(value, f"{key}[{pattern!r}]", where)) for pattern, value in found])
 
 
 def _check_init(init: Any, where: str) -> None:

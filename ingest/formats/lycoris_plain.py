@@ -1,7 +1,9 @@
 """Plain LoRA as LyCORIS saves it for any model: `lycoris_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
 
 The name of the wrapped model is not in the file, and its dots are underscores. It is read only if the vocabulary of
-diffusers' UNets or transformers spells it whole (`ingest.formats.underscored`), whose first words no other model has.
+diffusers' UNets or transformers spells it whole (`ingest.formats.underscored`). Their first words are those of other
+models of diffusers', too: a ControlNet's `mid_block_…` or a VAE decoder's `up_blocks_…` is taken for a UNet's, a
+prior's `transformer_blocks_…` for a transformer's, and only the base model's name, or widths, tell these apart.
 The scale is alpha / rank; LyCORIS folds a scalar into up and rsLoRA into alpha before it saves
 (`lycoris/modules/locon.py`).
 """

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ingest.errors import Refusal
 from ingest.formats import foreign
 from ingest.formats.adapter import LoraAdapter, LoraModule
-from ingest.formats.lora_config import LoraSettings
+from ingest.formats.lora_settings import LoraSettings
 from ingest.formats.opened import Opened
 from ingest.formats.pairing import Factor, pair
 from ingest.formats.sorting import SHARED_TENSORS
@@ -27,8 +27,10 @@ from ingest.safetensors_file import TensorRef
 NAME = "peft"
 
 _BASE = "base_model.model."
-# What a trainer or a saved checkpoint puts before peft's prefix.
-_OUTSIDE = frozenset(("", "state_dict", "model", "module", "_forward_module", "_orig_mod"))
+# What a trainer or a saved checkpoint puts before peft's prefix, or before the base's names; "model" is both a
+# trainer's and a base's.
+_WRAPPERS = frozenset(("", "state_dict", "module", "_forward_module", "_orig_mod"))
+_OUTSIDE = _WRAPPERS | {"model"}
 _FACTOR = re.compile(
     r"(?P<module>.+)\.(?:"
     r"lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
@@ -122,20 +124,49 @@ def _assigned(
             f"{where} holds {len(named)} adapters ({', '.join(named[:4])}); save each in a folder of its own",
         )
 
+    readings = {factor.module: _in_base(factor.module) for factor in factors}
+    settings.check_work([name for names in readings.values() for name in names], where)
+
     def scale(module: str, rank: int) -> float:
         # Patterns are matched against the name in the base model, which peft's prefix is no part of.
-        base_name = _in_base(module)
-        stated = settings.rank(base_name)
+        names = readings[module]
+        stated, chosen = settings.rank(names[0]), settings.scale(names[0])
+        other = next((name for name in names if (settings.rank(name), settings.scale(name)) != (stated, chosen)), None)
+        if other is not None:
+            raise Refusal(
+                Reason.BAD_CONFIG,
+                f"{where}: whether {module!r} is {names[0]!r} or {other!r} in the base is unknown, and rank_pattern or "
+                "alpha_pattern tells these apart; save it with peft's save_pretrained",
+            )
         if stated != rank:
             raise Refusal(
                 Reason.BAD_SHAPE,
                 f"{module!r} has rank {rank}, but adapter_config.json (r, rank_pattern) says {stated}",
             )
-        return settings.scale(base_name)
+        return chosen
 
     return pair(factors, scale, "transformers", renames), tuple(extras)
 
 
-def _in_base(module: str) -> str:
+def _in_base(module: str) -> tuple[str, ...]:
+    """What a module may be called in the base: several names where "model." may be the base's or a wrapper's.
+
+    The projections inside a wrapped nn.MultiheadAttention (`attn.base_layer.out_proj`) have the rank and the alpha of
+    the attention itself.
+    """
+    module = module.partition(".base_layer.")[0]
     head, prefix, rest = module.partition(_BASE)
-    return rest if prefix and all(part in _OUTSIDE for part in head.split(".")) else module
+    if prefix and all(part in _OUTSIDE for part in head.split(".")):
+        return (rest,)
+    names = [_unwrapped(module)]
+    while names[-1].startswith("model."):
+        names.append(_unwrapped(names[-1].removeprefix("model.")))
+    return tuple(names)
+
+
+def _unwrapped(name: str) -> str:
+    first, _, rest = name.partition(".")
+    while first in _WRAPPERS and rest:
+        name = rest
+        first, _, rest = name.partition(".")
+    return name

@@ -18,7 +18,8 @@ from ingest.formats.pickle_check import MAX_PICKLE_BYTES, check_pickle
 from ingest.lookalikes import lookalike
 from ingest.reasons import Reason
 
-_MAX_DIRECTORY_BYTES = 16 << 20
+# Of 40,000 storages, say; zipfile takes ten times as much memory.
+_MAX_DIRECTORY_BYTES = 4 << 20
 _LOCAL_HEADER = 30
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -69,6 +70,10 @@ def open_pickle_file(descriptor: int, size: int, where: str, load: Load) -> Pick
     raise Refusal(Reason.UNREADABLE, f"{where} is no file of torch.save (it begins with {head[:8]!r})")
 
 
+class _TooLarge(Exception):
+    """A directory beyond the limit."""
+
+
 class _Bounded(io.RawIOBase):
     """A file by positioned reads, none larger than an archive's directory may be."""
 
@@ -91,7 +96,7 @@ class _Bounded(io.RawIOBase):
     def read(self, count: int = -1) -> bytes:
         count = max(0, self._size - self._at) if count < 0 else count
         if count > _MAX_DIRECTORY_BYTES:
-            raise ValueError(f"a directory of {count} bytes")
+            raise _TooLarge
         data = os.pread(self._descriptor, count, self._at)
         self._at += len(data)
         return data
@@ -144,6 +149,10 @@ def _members(descriptor: int, size: int, where: str) -> dict[str, zipfile.ZipInf
     try:
         with zipfile.ZipFile(_Bounded(descriptor, size)) as archive:
             entries = archive.infolist()
+    except _TooLarge:
+        raise Refusal(
+            Reason.PICKLE, f"{where} is a zip archive whose directory has more than {_MAX_DIRECTORY_BYTES} bytes"
+        ) from None
     except Exception as error:  # struct.error, BadZipFile, NotImplementedError, …: a stranger's archive
         raise Refusal(Reason.TRUNCATED, f"{where} is no whole zip archive ({error}); download it again") from error
     members = {entry.filename: entry for entry in entries}

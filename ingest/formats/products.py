@@ -1,9 +1,10 @@
 """LyCORIS' products of low-rank matrices, presented as the LoRA that they equal; what LoHa and LoKr share.
 
 Both are written by lycoris (kohya's key names, `.alpha` tensors, modules spelled `lora_unet_…`, `lora_te…`,
-`lycoris_…` or with dots, ComfyUI's `diffusion_model.…` too) and by peft (a folder with a configuration). The converted file is described as if its
-factors lay in a safetensors file of kohya's, diffusers', ComfyUI's or peft's names; that file is written when the values are
-wanted (`ingest.formats.recipes`). Other tensors go into it unchanged, plain LoRA modules of the same file too.
+`lycoris_…`, with dots, or as ComfyUI's `diffusion_model.…`) and by peft (a folder with a configuration). The converted
+file is described as if its factors lay in a safetensors file of kohya's, diffusers', ComfyUI's or peft's names; that
+file is written when the values are wanted (`ingest.formats.recipes`). Other tensors go into it unchanged, plain LoRA
+modules of the same file too.
 
 Every entry of a factor is one product of two of the file's numbers, held in a type in which it is exact.
 """
@@ -11,7 +12,7 @@ Every entry of a factor is one product of two of the file's numbers, held in a t
 from __future__ import annotations
 
 import dataclasses
-import re
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from ingest.errors import Refusal
 from ingest.formats import comfy, diffusers, foreign, kohya, lycoris_plain
 from ingest.formats.adapter import LoraAdapter, LoraModule
 from ingest.formats.alphas import read_alphas
-from ingest.formats.kernels import kernel_of
+from ingest.formats.kernels import cross_width, kernel_of
 from ingest.formats.low_rank import Method, Pair, check_growth
 from ingest.formats.opened import Opened
 from ingest.formats.pairing import Factor, pair
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 _BASE = "base_model.model."
 _DIALECTS = (kohya, lycoris_plain, diffusers, comfy)
-_TO_K = re.compile(r"attn2[._]to_k$")
-# A plain A in any dialect, whose columns are the width of a cross attention.
-_TO_K_DOWN = re.compile(r"attn2[._]to_k[._]lora(?:_A(?:\.[^.]+)?|[._]down)\.weight$")
 
 
 class _Module(NamedTuple):
@@ -150,7 +148,7 @@ def _lay_out(method: Method, opened: Opened) -> _Layout:
     alphas = {module: rest.pop(f"{module}.alpha") for module in parts if f"{module}.alpha" in rest}
     pairs = {module: method.shapes(module, found) for module, found in parts.items()}
     check_growth(method.title, pairs.values(), opened.header.size, opened.where)
-    cross = _cross(pairs, rest)
+    cross = cross_width({module: pair.a.columns for module, pair in pairs.items()}, rest.values())
     modules: dict[str, _Module] = {}
     refs: list[TensorRef] = []
     at = 0
@@ -158,15 +156,13 @@ def _lay_out(method: Method, opened: Opened) -> _Layout:
         name = _virtual_name(module, peft=opened.config is not None)
         kernel = found.kernel or kernel_of(module, found.a.columns, cross)
         ones = (1,) * len(kernel)
-        inner = found.a.columns
-        for size in kernel:
-            inner //= size
+        inner = found.a.columns // math.prod(kernel)
         made = []
         for key, shape, dtype in (
             (name[0], (found.a.rows, inner, *kernel), found.a.dtype),
             (name[1], (found.b.rows, found.b.columns, *ones), found.b.dtype),
         ):
-            nbytes = shape[0] * shape[1] * _product(kernel if key == name[0] else ones) * numpy_dtype(dtype).itemsize
+            nbytes = shape[0] * shape[1] * math.prod(kernel if key == name[0] else ones) * numpy_dtype(dtype).itemsize
             made.append(TensorRef(key, dtype, shape, at, nbytes))
             at += nbytes
         modules[module] = _Module(parts[module], found, made[0], made[1])
@@ -179,13 +175,6 @@ def _lay_out(method: Method, opened: Opened) -> _Layout:
         raise Refusal(Reason.UNKNOWN_KEYS, f"{opened.where} has a module as {method.title} and as LoRA")
     header = dataclasses.replace(opened.header, data_start=len(pack_header(refs)), tensors=by_key)
     return _Layout(header, modules, rest, alphas)
-
-
-def _cross(pairs: Mapping[str, Pair], rest: Mapping[str, TensorRef]) -> int | None:
-    """The width that the file's cross attentions attend to, from their converted or plain modules; None without."""
-    converted = (pair.a.columns for module, pair in pairs.items() if _TO_K.search(module))
-    plain = (ref.shape[1] for key, ref in rest.items() if len(ref.shape) == 2 and _TO_K_DOWN.search(key))
-    return next(converted, None) or next(plain, None)
 
 
 def _virtual_name(module: str, peft: bool) -> tuple[str, str]:
@@ -224,6 +213,7 @@ def _parse_peft(method: Method, opened: Opened, layout: _Layout) -> LoraAdapter:
     if layout.alphas:
         raise Refusal(Reason.BAD_CONFIG, f"{opened.where} has alpha tensors beside peft's configuration")
     settings = opened.config.settings
+    settings.check_work([name.removeprefix(_BASE) for name in layout.modules], "adapter_config.json")
     extras = []
     for key in layout.kept:
         if foreign.looks_like_lora(key):
@@ -263,10 +253,3 @@ def _converted(
             Reason.UNSUPPORTED_DTYPE,
             f"{where}: products of {module.a.key!r} or its B leave the range of float32, so they are not exact there",
         ) from error
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result

@@ -46,7 +46,8 @@ def sgm_module(text: str, layers_per_block: int) -> str | None:
     """diffusers' dotted name of an underscored SGM name; None if no module can have it.
 
     Input blocks count conv_in, then per block its layers and its downsampler; output blocks per block its
-    layers (one more), the last with the upsampler at its end.
+    layers (one more), the last with the upsampler at its end: behind the attention, or in its place (1, not 2) in a
+    block that does not attend, as the innermost of Stable Diffusion 1 and 2.
     """
     if text in _OUTER:
         return _OUTER[text]
@@ -70,8 +71,10 @@ def sgm_module(text: str, layers_per_block: int) -> str | None:
         head = f"down_blocks.{block}"
     else:
         block, layer = divmod(number, layers_per_block + 1)
+        if inner > 0 and (layer, rest) == (layers_per_block, "conv"):
+            return f"up_blocks.{block}.upsamplers.0.conv"
         if inner == 2:
-            return f"up_blocks.{block}.upsamplers.0.conv" if (layer, rest) == (layers_per_block, "conv") else None
+            return None
         head = f"up_blocks.{block}"
     if inner == 0:
         return _joined(f"{head}.resnets.{layer}", _RESNET.get(rest))

@@ -81,8 +81,6 @@ def parse(files: AdapterFiles, options: Options = DEFAULT) -> LoraAdapter:
     Refusal
         With a reason other than those that need the factors' values or the zoo (`non-finite`, `untrained`,
         `other-base`, `no-common-layer`, `shape-disagrees`, `duplicate`, `changed`).
-    EigenzooError
-        If the renames give two modules one name.
     """
     return parse_opened(open_files(files, options))
 

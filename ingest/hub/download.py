@@ -57,7 +57,8 @@ def download(calls: Calls, url: str, path: str, what: str) -> str:
             told = calls.get(url, sink.take, what=what, span=sink.span, received=lambda: sink.received)
         if sink.hash.hexdigest() != told.hash:
             raise Refusal(
-                Reason.WRONG_BYTES, f"{what} came as {told.size} bytes without the hash that the Hub states; --retry fetches it again"
+                Reason.WRONG_BYTES,
+                f"{what} came as {told.size} bytes without the hash that the Hub states; --retry fetches it again",
             )
         stated = str(told.hash)
         with open(path + STATED, "w", encoding="ascii") as note:

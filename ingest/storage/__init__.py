@@ -1,9 +1,9 @@
-"""Where a zoo's bytes lie: a folder, or a prefix of a bucket; eight verbs and one writer at a time."""
+"""Where a zoo's bytes lie: a folder, or a prefix of a bucket; reading, whole-file writing, and one writer at a time."""
 
 from __future__ import annotations
 
 from ingest.storage.opening import is_remote, open_storage
-from ingest.storage.protocol import ABSENT, ANY, DIRTY, LOCK, PARTIAL, Buffer, Conflict, Storage
+from ingest.storage.protocol import ABSENT, ANY, DIRTY, LOCK, PARTIAL, Buffer, Conflict, Storage, Unreadable
 
 __all__ = [
     "ABSENT",
@@ -14,6 +14,7 @@ __all__ = [
     "Buffer",
     "Conflict",
     "Storage",
+    "Unreadable",
     "is_remote",
     "open_storage",
 ]

@@ -14,7 +14,10 @@ from ingest.storage.failures import explain
 from ingest.storage.protocol import shortened
 
 RETRY_SECONDS = 30
-"""For how long a request is repeated; half a lease, so that none is under way when the lease is another's."""
+"""For how long a request that failed is begun again.
+
+One that is under way then may still end after the lease did: that is why writes expect what they replace.
+"""
 
 _SETTINGS = ("AWS_", "AZURE_", "GOOGLE_")
 _URL = re.compile(r"([a-z0-9]+)://([^/?#@\\]*)((?:/[^?#\\]*)?)")
@@ -34,6 +37,10 @@ def normalised(url: str) -> str:
     scheme, colon, rest = url.partition("://")
     text = f"{scheme.lower()}{colon}{rest}".rstrip("/")
     match = _URL.fullmatch(text)
+    if re.match(r"abfss?://[^/:@]+@[^/:@]+(/|$)", text):
+        raise EigenzooError(
+            f"{shortened(url)}: give az://container/prefix, and the account as AZURE_STORAGE_ACCOUNT_NAME"
+        )
     if match is None or not text.isprintable():
         hidden = re.sub(r"//[^/]*@", "//…@", url)  # no secret in a message
         raise EigenzooError(

@@ -11,6 +11,7 @@ then only if it does not move while it is watched, since clocks differ and machi
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -30,7 +31,12 @@ LEASE_SECONDS = 60.0
 HEARTBEAT_SECONDS = 15.0
 """How often a holder renews it."""
 
+DAMAGED = "damaged"
+"""The state of a lease that cannot be read: watched like one left behind, and then unclean."""
+
 Put = Callable[[str, bytes, str], str]
+
+_log = logging.getLogger("eigenzoo")  # without a handler, Python shows its warnings on stderr
 
 
 class Lease:
@@ -138,7 +144,7 @@ class Lease:
             found, token = self._read(LOCK)
         except FileNotFoundError:
             return False
-        if _parse(self._url, found)["owner"] != self._owner:
+        if _parse(found)["owner"] != self._owner:
             return False
         self._token = token
         return True
@@ -148,7 +154,7 @@ class Lease:
             expect, dirty = ABSENT, False
             with suppress(FileNotFoundError):
                 found, expect = self._read(LOCK)
-                dirty = self._may_take(_parse(self._url, found), expect)
+                dirty = self._may_take(_parse(found), expect)
             begun, self._owner = _now(), uuid.uuid4().hex
             try:
                 self._token = self._put(LOCK, _dumps(self._ticket("held")), expect)
@@ -164,14 +170,17 @@ class Lease:
 
     def _may_take(self, ticket: dict[str, Any], token: str) -> bool:
         """Whether the last holder left it unclean; raises if it has not left it."""
-        if ticket["state"] != "held":
+        if ticket["state"] not in ("held", DAMAGED):
             return bool(ticket["state"] != "free")
         age = time.time() - ticket["time"]
-        if abs(age) <= LEASE_SECONDS and not _has_ended(ticket):
+        if ticket["state"] == "held" and abs(age) <= LEASE_SECONDS and not _has_ended(ticket):
             raise EigenzooError(_busy(self._url, ticket, age))
-        time.sleep(1.5 * HEARTBEAT_SECONDS)
-        if self._read(LOCK)[1] != token:
-            raise EigenzooError(_busy(self._url, ticket, 0.0))
+        seconds = 1.5 * HEARTBEAT_SECONDS
+        _log.warning("%s", _watched(self._url, ticket, seconds))
+        time.sleep(seconds)
+        found, now = self._read(LOCK)
+        if now != token:
+            raise EigenzooError(_busy(self._url, _parse(found), 0.0))
         return True
 
     def _prove(self) -> None:
@@ -218,7 +227,13 @@ def _dumps(ticket: dict[str, Any]) -> bytes:
     return json.dumps(ticket).encode()
 
 
-def _parse(url: str, data: bytes) -> dict[str, Any]:
+def is_free(data: bytes) -> bool:
+    """Whether a lease's bytes say that nobody is writing and nothing is left to clear up."""
+    return bool(_parse(data)["state"] == "free")
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """A ticket; one that cannot be read says nothing of its holder, who may be writing all the same."""
     try:
         ticket = json.loads(data)
         return {
@@ -230,13 +245,21 @@ def _parse(url: str, data: bytes) -> dict[str, Any]:
             "started": int(ticket["started"]),
             "time": float(ticket["time"]),
         }
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise EigenzooError(f"{url}: its {LOCK} is damaged; remove it if nobody is writing there") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return {"state": DAMAGED, "owner": "", "host": "unknown", "machine": "", "pid": 0, "started": 0, "time": 0.0}
 
 
 def _busy(url: str, ticket: dict[str, Any], age: float) -> str:
     who = f"{shortened(ticket['host'])}, process {ticket['pid']}, heard of {max(age, 0):.0f} s ago"
     return f"{url}: another process is writing to this zoo ({who}); wait for it to end, then run again"
+
+
+def _watched(url: str, ticket: dict[str, Any], seconds: float) -> str:
+    if ticket["state"] == DAMAGED:
+        why = f"its {LOCK} is damaged"
+    else:
+        why = f"its last writer ({shortened(ticket['host'])}, process {ticket['pid']}) did not close it"
+    return f"{url}: {why}; watching for {seconds:.0f} s whether somebody is writing"
 
 
 def _now() -> float:

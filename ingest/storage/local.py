@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
+_TRIES = 3
 _REMEDIES = {
     errno.ENOSPC: "make room there, then run again",
     errno.EDQUOT: "make room there, then run again",
@@ -60,6 +61,8 @@ class LocalStorage:
         self.url = os.path.abspath(path)
         self._lock: BaseFileLock | None = None
         self._guard = threading.Lock()
+        self._made: set[str] = set()  # folders that this writer made; "" is the root
+        self._within: dict[str, bool] = {}  # folder → whether it lies below the root once links are followed
 
     def __reduce__(self) -> tuple[type[LocalStorage], tuple[str]]:
         return LocalStorage, (self.url,)
@@ -126,7 +129,8 @@ class LocalStorage:
         temporary = f"{path}{PARTIAL}"
         try:
             with self._writing(name):
-                descriptor = _create(temporary)
+                self._stay_within(name)
+                descriptor = self._create(temporary, name)
             try:
                 for part in parts:  # outside `_writing`: what reading the source raises is not about this file
                     view = memoryview(part).cast("B")
@@ -155,6 +159,8 @@ class LocalStorage:
         folders: set[str] = set()
         for name in names:
             path = self.path(name)
+            if not self._is_within(name):
+                continue  # what lies behind a link to elsewhere is not this zoo's to remove
             with self._writing(name, "remove"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 if os.path.isdir(path) and not os.path.islink(path):
                     folders.add(name)
@@ -166,17 +172,14 @@ class LocalStorage:
                 os.rmdir(os.path.join(self.url, folder))
 
     def acquire(self) -> bool:
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
         with self._guard:
             try:
-                fresh = not os.path.isdir(self.url)
-                os.makedirs(self.url, exist_ok=True)
                 if self._lock is not None:
                     raise Timeout(self._lock.lock_file)
-                # Not bound to a thread: the writer may be entered in one and left in another.
-                lock = FileLock(os.path.join(self.url, LOCK), thread_local=False)
-                lock.acquire(timeout=0)
+                fresh = not os.path.isdir(self.url)
+                lock = self._locked()
             except Timeout as error:
                 raise EigenzooError(
                     f"{self.url}: another process is writing to this zoo; wait for it to end, then run again"
@@ -197,8 +200,28 @@ class LocalStorage:
             except BaseException:
                 lock.release()
                 raise
-            self._lock = lock
+            self._lock, self._made = lock, {""} if fresh else set()
             return dirty
+
+    def _locked(self) -> BaseFileLock:
+        """The lock, held, of the file that bears its name: who leaves an empty folder removes that file."""
+        from filelock import FileLock, Timeout
+
+        path = os.path.join(self.url, LOCK)
+        for _ in range(_TRIES):
+            os.makedirs(self.url, exist_ok=True)
+            # Not bound to a thread: the writer may be entered in one and left in another.
+            lock = FileLock(path, thread_local=False)
+            try:
+                lock.acquire(timeout=0)
+            except FileNotFoundError:
+                continue  # the folder went meanwhile
+            descriptor = lock._context.lock_file_fd
+            with contextlib.suppress(FileNotFoundError):
+                if descriptor is not None and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return lock
+            lock.release()
+        raise Timeout(path)
 
     def release(self, clean: bool) -> None:
         with self._guard:
@@ -206,7 +229,7 @@ class LocalStorage:
                 return
             try:
                 if all(name in (LOCK, DIRTY) for name in self.list()):
-                    self._remove_empty()  # nothing was written: leave no empty zoo behind
+                    self._remove_own()  # nothing was written: leave no empty zoo behind
                 elif clean:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(os.path.join(self.url, DIRTY))
@@ -242,13 +265,43 @@ class LocalStorage:
         why = error.strerror or error
         return Unreadable(f"{self.url}: cannot read {shortened(name)} ({why}); its permissions must let you read")
 
-    def _remove_empty(self) -> None:
+    def _remove_own(self) -> None:
+        """Remove the marks, and the folders that this writer made."""
         for name in (DIRTY, LOCK):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.url, name))
-        for folder, _, _ in os.walk(self.url, topdown=False):
+        for folder in sorted(self._made, key=len, reverse=True):  # the root, "", comes last
             with contextlib.suppress(OSError):
-                os.rmdir(folder)
+                os.rmdir(os.path.join(self.url, folder))
+
+    def _is_within(self, name: str) -> bool:
+        """Whether the folder of a file lies below the root, links followed; looked up once per folder."""
+        folder = name.rpartition("/")[0]
+        within = self._within.get(folder)
+        if within is None:
+            root = os.path.realpath(self.url)
+            found = os.path.realpath(os.path.join(self.url, folder))
+            within = self._within[folder] = found == root or found.startswith(os.path.join(root, ""))
+        return within
+
+    def _stay_within(self, name: str) -> None:
+        if not self._is_within(name):
+            raise EigenzooError(
+                f"{self.url}: a folder of {shortened(name)} is a link to elsewhere; put the folder itself in its place"
+            )
+
+    def _create(self, path: str, name: str) -> int:
+        """A new file for writing, never through a link that lies there."""
+        for _ in range(_TRIES):
+            try:
+                return os.open(path, _CREATE, 0o666)
+            except FileNotFoundError:
+                missing = [f for f in _ancestors(name) if f and not os.path.isdir(os.path.join(self.url, f))]
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                self._made.update(missing)
+            except FileExistsError:
+                os.unlink(path)  # a killed writer's
+        return os.open(path, _CREATE, 0o666)
 
 
 def _open(path: str) -> tuple[int, os.stat_result]:
@@ -268,18 +321,6 @@ def _regular(path: str, facts: os.stat_result) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "is no regular file", path)
-
-
-def _create(path: str) -> int:
-    """A new file for writing, never through a link that lies there."""
-    for _ in range(3):
-        try:
-            return os.open(path, _CREATE, 0o666)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-        except FileExistsError:
-            os.unlink(path)  # a killed writer's
-    return os.open(path, _CREATE, 0o666)
 
 
 def _token(facts: os.stat_result) -> str:

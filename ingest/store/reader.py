@@ -2,7 +2,8 @@
 
 A `Zoo` holds what one read of the root document said.  A writer that appends or removes meanwhile changes nothing for
 it: row ranges that are committed are never moved.  One that compacts the zoo deletes them; a snapshot that still needs
-them says so, and never reads anything else in their place.
+them says so, and never reads anything else in their place; so does one of a zoo that was deleted, even if another was
+made at its path (see `ingest.store.rows.ZooRows`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ingest.errors import EigenzooError
 from ingest.storage import open_storage
 from ingest.store import schema, texts
 from ingest.store.catalog import ArrayRecord, LayerRecord
-from ingest.store.root import read_commit
+from ingest.store.root import check_same, read_commit
 from ingest.store.rows import ZooRows, read_array, runs_of
 from ingest.store.snapshot import Snapshot
 
@@ -140,6 +141,7 @@ class Zoo(Snapshot):
             identity=digest.hexdigest()[:32],
             runs=runs,
             codec=self.commit.codec,
+            zoo=self.commit.uuid,
         )
 
     def _members(self, entries: NDArray[Any], members: Collection[int] | None) -> NDArray[Any]:
@@ -174,6 +176,7 @@ class Zoo(Snapshot):
                 array = self.commit.arrays[int(entry[f"{key}_array"])]
                 start = int(entry[f"{key}_start"])
                 sides.append(read_array(self.storage, array, self.commit.codec, start, start + rank))
+            check_same(self.storage, self.commit.uuid)
             yield StoredModule(
                 record.layer,
                 record.kind,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
-from ingest.storage import Storage, is_remote, open_storage
+from ingest.storage import Storage, open_storage
 from ingest.store import schema
+from ingest.store.behind import side_by_side
 from ingest.store.catalog import ArrayRecord
 from ingest.store.chunks import Part, read_chunk
-from ingest.store.root import lost
+from ingest.store.root import check_same, lost
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-REQUESTS = 8  # chunks read side by side where a request takes its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,9 @@ class ZooRows:
         Rows per stored chunk.
     identity : str
         Digest of the values and their order.
+    zoo : str
+        The zoo's uuid.  Another zoo that was made at the same path since is told apart: in a folder at once, in an
+        object store within `ingest.store.root.LOOK_SECONDS`.
     """
 
     path: str
@@ -58,6 +59,7 @@ class ZooRows:
     identity: str
     runs: tuple[Run, ...] = field(repr=False)
     codec: str = ""
+    zoo: str = ""
 
     @property
     def location(self) -> str:
@@ -71,7 +73,7 @@ class ZooRows:
         ------
         EigenzooError
             If the range is not within the matrix, a chunk of it is missing or damaged, or the zoo was compacted since
-            it was opened.
+            it was opened, or is no longer there.
         """
         import numpy as np
 
@@ -88,6 +90,7 @@ class ZooRows:
         storage = open_storage(self.path)
         for array, parts in pieces.items():  # a chunk is read once, however its rows alternate with another array's
             fill_rows(storage, array, self.codec, parts, out)
+        check_same(storage, self.zoo)  # after it: what was read before another zoo had a root is caught too
         return out
 
 
@@ -129,12 +132,7 @@ def fill_rows(storage: Storage, array: ArrayRecord, codec: str, parts: Sequence[
         read_chunk(storage, array, codec, *job, out)
 
     try:
-        if len(jobs) > 1 and is_remote(storage.url):  # a request at a time would mostly wait
-            with ThreadPoolExecutor(min(REQUESTS, len(jobs))) as pool:
-                list(pool.map(read, jobs))
-        else:
-            for job in jobs:
-                read(job)
+        side_by_side(storage.url, read, jobs)
     except (OSError, ValueError) as error:
         rows = f"{parts[0][0]}:{parts[-1][0] + parts[-1][1]}"
         raise lost(storage, array.path, f"cannot read rows {rows} of {array.path}", error) from error

@@ -6,21 +6,34 @@ finds another version than it expects, and cannot commit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import enum
 import uuid
 from typing import Self
 
 from ingest.errors import EigenzooError
 from ingest.storage import Conflict, is_remote, open_storage
 from ingest.store import schema
+from ingest.store.behind import REQUESTS, Behind
 from ingest.store.catalog import EMPTY, Commit
 from ingest.store.chunks import check_codec
+from ingest.store.nodes import documents_of
 from ingest.store.puts import Puts
 from ingest.store.reader import Zoo
 from ingest.store.root import read_root, root_document
 from ingest.store.sweep import check_foreign, sweep
 
+WRITERS = 2  # threads that write chunks behind the caller's back
 _TRIES = 10
+
+
+class Todo(enum.IntEnum):
+    """What is to be done before a zoo is again as its last commit says."""
+
+    NOTHING = 0
+    SWEEP = 1  # files lie there that no commit names
+    REWRITE = 2  # metadata was written of a commit that may not have come about: sweep, and write it anew
 
 
 class Session:
@@ -34,18 +47,20 @@ class Session:
         self._codec = codec
         self._puts = Puts(self._storage)
         self._zoo: Zoo | None = None
-        self._dirty = self._stray = False
-        self._unsure = False  # whether a commit was tried and may, or may not, have come about
+        self._todo = Todo.NOTHING
+        self._documents: dict[str, bytes] = {}  # the metadata of groups and arrays, as it lies there
+        self._behind = Behind(REQUESTS if is_remote(self.path) else WRITERS)
         # Names that two writers cannot both come upon: no lease needs to guard what is written under them.
         self._tag = f"-{uuid.uuid4().hex[:8]}" if is_remote(self.path) else ""
 
     def __enter__(self) -> Self:
         check_foreign(self._storage)
-        self._dirty = self._storage.acquire()
+        self._todo = Todo.REWRITE if self._storage.acquire() else Todo.NOTHING
         try:
             self._open()
         except BaseException:
-            self._storage.release(clean=not self._dirty)
+            self._behind.close()
+            self._storage.release(clean=self._todo is Todo.NOTHING)
             raise
         return self
 
@@ -55,10 +70,38 @@ class Session:
             raise EigenzooError(
                 f"{self.path}: its chunks are raw, and stay so; `eigenzoo compact {self.path} --compress` encodes them"
             )
-        if self._dirty:
-            if is_remote(self.path):
-                self._fence()
-            sweep(self.zoo(), self._puts)
+        if self._todo is Todo.REWRITE:
+            self._recover()
+        elif self.commit.version:
+            self._documents = documents_of(self.commit)
+
+    def _recover(self) -> None:
+        """Do what a writer that died has left to do."""
+        if is_remote(self.path):
+            self._fence()
+        else:
+            self._storage.sync([schema.ROOT])  # nothing that an older root needs goes before this one is there to stay
+        sweep(self.zoo(), self._puts)
+        if self.commit.version:
+            self._write_documents(documents_of(self.commit))
+            self._storage.sync(self._puts.touched)
+            self._puts.touched.clear()
+        self._todo = Todo.NOTHING
+
+    def _write_documents(self, wanted: dict[str, bytes]) -> None:
+        """Write the metadata of groups and arrays, as far as it is not there."""
+        if not self._documents and self.commit.version:  # nothing is known of what is there
+            self._behind.each(self._read_document, wanted)
+        changed = {name: data for name, data in wanted.items() if self._documents.get(name) != data}
+        self._documents = {}  # until all are written, who knows
+        if is_remote(self.path):  # a put will want to know the version that it replaces
+            self._behind.each(self._puts.look, changed.keys() & documents_of(self.commit).keys())
+        self._behind.each(lambda item: self._puts.put(item[0], [item[1]]), changed.items())
+        self._documents = wanted
+
+    def _read_document(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._documents[name] = self._puts.read(name)
 
     def _read_root(self) -> None:
         found, token = read_root(self._storage)
@@ -79,22 +122,22 @@ class Session:
         self._puts.put_once(schema.ROOT, [root_document(commit, uuid.uuid4().hex)])
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._behind.close()
         clean = False
         try:
-            if self._puts.touched or self._stray:
+            if self._puts.touched:
+                self._todo = max(self._todo, Todo.SWEEP)
+            if self._todo is Todo.SWEEP:
                 self._tidy(kind)
-            clean = not (self._puts.touched or self._stray or self._unsure)
+            clean = self._todo is Todo.NOTHING
             if clean and self.commit.version == 0:
                 self._puts.delete([schema.ROOT])  # that of `_fence`: leave no empty zoo behind
         finally:
             self._storage.release(clean=clean)
 
     def _tidy(self, stopped_by: type[BaseException] | None) -> None:
-        """Remove what was written and not committed.
-
-        Who was interrupted leaves that to the next writer; and so does who cannot tell what was committed.
-        """
-        if self._unsure or (stopped_by is not None and not issubclass(stopped_by, Exception)):
+        """Remove what was written and not committed; who was interrupted leaves that to the next writer."""
+        if stopped_by is not None and not issubclass(stopped_by, Exception):
             return
         try:
             sweep(self.zoo(), self._puts)
@@ -102,8 +145,7 @@ class Session:
             if stopped_by is None:
                 raise  # else what stopped the writer is what there is to say
         else:
-            self._puts.touched.clear()
-            self._stray = False
+            self._todo = Todo.NOTHING
 
     def _new_name(self) -> str:
         """What the next commit's files of the catalogue are called."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
-from ingest.storage import Storage, is_remote, open_storage
+from ingest.storage import Storage, open_storage
+from ingest.store.behind import side_by_side
 from ingest.store.catalog import AdapterRecord, Commit, LayerRecord, Segment, entry_dtype
 from ingest.store.ledger import Ledger, Stored, replay
 from ingest.store.root import lost
@@ -16,9 +16,6 @@ from ingest.store.segments import Events, read_entries, read_events, read_layer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-T = TypeVar("T")
-REQUESTS = 8  # files read side by side where a request takes its time
 
 
 class Snapshot:
@@ -45,7 +42,7 @@ class Snapshot:
     def events(self) -> Sequence[Events]:
         """Each commit's events."""
         if self._events is None:
-            self._events = self._each(self._read_events, range(len(self.commit.segments)))
+            self._events = side_by_side(self.path, self._read_events, range(len(self.commit.segments)))
         return self._events
 
     @functools.cached_property
@@ -106,7 +103,7 @@ class Snapshot:
                 except (OSError, ValueError) as error:
                     raise self._lost(segment, "entries.npy", error) from error
 
-            parts = self._each(read, [at for at, s in enumerate(self.commit.segments) if s.entries])
+            parts = side_by_side(self.path, read, [at for at, s in enumerate(self.commit.segments) if s.entries])
             held = self._layer = index, np.concatenate([np.empty(0, entry_dtype()), *parts])
             held[1].flags.writeable = False
         return held[1]
@@ -123,10 +120,10 @@ class Snapshot:
         while first >= self.commit.segments[index].ok:
             first -= self.commit.segments[index].ok
             index += 1
-        if self._table is None or self._table[0] != index:
-            self._table = index, self._entries(index)
-        table = self._table[1]
-        found: NDArray[Any] = table[table["adapter"] == ordinal]
+        held = self._table
+        if held is None or held[0] != index:
+            held = self._table = index, self._entries(index)
+        found: NDArray[Any] = held[1][held[1]["adapter"] == ordinal]
         return found
 
     def _entries(self, index: int) -> NDArray[Any]:
@@ -135,13 +132,6 @@ class Snapshot:
             return read_entries(self.storage, segment, self.events[index])
         except (OSError, ValueError) as error:
             raise self._lost(segment, "entries.npy", error) from error
-
-    def _each(self, function: Callable[[int], T], segments: Sequence[int]) -> list[T]:
-        """A function of all these segments; where a request takes its time, of several at once."""
-        if len(segments) < 2 or not is_remote(self.path):
-            return [function(at) for at in segments]
-        with ThreadPoolExecutor(min(REQUESTS, len(segments))) as pool:
-            return list(pool.map(function, segments))
 
     def _read_events(self, index: int) -> Events:
         segment = self.commit.segments[index]

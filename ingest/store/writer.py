@@ -25,9 +25,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import EigenzooError
-from ingest.storage import Buffer, Conflict, is_remote
+from ingest.storage import Buffer, Conflict
 from ingest.store import schema
-from ingest.store.behind import Behind
 from ingest.store.catalog import Action, AdapterRecord, ArrayRecord, Commit, LogEntry
 from ingest.store.changes import Changes
 from ingest.store.chunks import decode, encode
@@ -35,13 +34,10 @@ from ingest.store.nodes import documents_of, files_of
 from ingest.store.reader import Zoo
 from ingest.store.root import lost
 from ingest.store.segments import Events, by_layer, pack_texts, write_segment
-from ingest.store.session import Session
+from ingest.store.session import Session, Todo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-WRITERS = 2  # threads that write chunks behind the caller's back
-REQUESTS = 8  # the same where a request takes its time
 
 
 class ZooWriter(Session):
@@ -62,18 +58,6 @@ class ZooWriter(Session):
 
     def __init__(self, url: str, codec: str = "") -> None:
         super().__init__(url, codec)
-        self._documents: dict[str, bytes] = {}
-        threads = REQUESTS if is_remote(self.path) else WRITERS
-        self._behind = Behind(threads)
-
-    def _open(self) -> None:
-        super()._open()
-        if not self._dirty:  # else a dead writer may have written some anew, and the next commit sets them right
-            self._documents = documents_of(self.commit)
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._behind.close()
-        super().__exit__(kind, *rest)
 
     def write_chunk(self, array: ArrayRecord, index: int, rows: NDArray[Any], codec: str | None = None) -> None:
         """Write one whole chunk, behind the caller's back; `drain` waits for it.
@@ -123,7 +107,7 @@ class ZooWriter(Session):
     def forget(self) -> None:
         """Give up what was written since the last commit: what is not written again is removed at the end."""
         self.drain()
-        self._stray = True
+        self._todo = max(self._todo, Todo.SWEEP)
 
     def save(
         self,
@@ -213,10 +197,10 @@ class ZooWriter(Session):
         segment, events = write_segment(self._puts.put_new, name, records, layers, count, texts)
         rows = sum(r.rows for r in records if r.status == "ok")
         entry = LogEntry(0, "", "compact", rows=rows)
-        self._stray = True  # whoever stops from here on leaves old files or new ones
         self._finish(dataclasses.replace(commit, segments=(segment,)), entry, [events])
+        self._todo = Todo.SWEEP  # whoever stops from here on leaves old files
         self._puts.delete(old - set(files_of(self.commit, self.zoo().stored)))
-        self._stray = False
+        self._todo = Todo.NOTHING
         return self.commit
 
     def _finish(self, commit: Commit, entry: LogEntry, events: list[Events]) -> None:
@@ -230,12 +214,9 @@ class ZooWriter(Session):
             time=now,
             log=(*self.commit.log, dataclasses.replace(entry, version=version, time=now)),
         )
-        documents = documents_of(commit)
-        changed = {name: data for name, data in documents.items() if self._documents.get(name) != data}
-        self._behind.each(self._puts.look, changed.keys() & documents_of(self.commit).keys())
-        self._behind.each(lambda item: self._puts.put(item[0], [item[1]]), changed.items())
+        forgotten, self._todo = self._todo, Todo.REWRITE
+        self._write_documents(documents_of(commit))
         self._storage.sync(self._puts.touched)
-        self._unsure = True
         try:
             self._put_root(commit)
         except Conflict as error:
@@ -243,8 +224,7 @@ class ZooWriter(Session):
                 f"{self.path}: another process took this zoo over meanwhile; run again when it has ended"
             ) from error
         self._storage.sync([schema.ROOT])
-        self._unsure = False
+        self._todo = forgotten
         self._puts.touched.clear()
-        self._documents = documents
         self.commit = commit
         self._zoo = Zoo(self._storage, commit, events)

@@ -45,8 +45,10 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_uuid(path: Path, uuid: str) -> Zoo:
-    opened = open_zoo(path)
-    return Zoo(opened.path, dataclasses.replace(opened.commit, uuid=uuid))
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["eigenzoo"]["uuid"] = uuid
+    (path / "zarr.json").write_text(json.dumps(document))
+    return open_zoo(path)
 
 
 def test_a_zoo_rebuilt_at_the_same_path_is_another_zoo(tmp_path: Path) -> None:

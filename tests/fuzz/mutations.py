@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
 
 from tests.fuzz.corpus import Files, corpus
+from tests.fuzz.edits import Mutation, nth, on_config, on_header, on_weights, weights_of
+from tests.fuzz.larger import crowds, larger
 
-Weights = (".safetensors", ".bin")
 BAD_NAMES = (
     *("", ".", "..", "../../escape", "/etc/escape", "a/../../escape", "a\\b", "nul\0byte", "\ud800", "\u202egnp.exe"),
     *(
@@ -70,75 +69,24 @@ CONFIG_KEYS = (
 )
 
 
-@dataclass(frozen=True)
-class Mutation:
-    """One change, with what it was drawn from for the report of a failure."""
-
-    what: str
-    change: Callable[[Files], Files]
-
-    def __repr__(self) -> str:
-        return self.what
-
-
-def weights_of(files: Files) -> str | None:
-    return next((name for name in files if name.endswith(Weights)), None)
-
-
-def _on_weights(what: str, edit: Callable[[bytes], bytes]) -> Mutation:
-    def change(files: Files) -> Files:
-        name = weights_of(files)
-        return files if name is None else {**files, name: edit(files[name])}
-
-    return Mutation(what, change)
-
-
-def _on_header(what: str, edit: Callable[[dict[str, Any]], Any]) -> Mutation:
-    """Edit the header of a safetensors file, with the length in front put right."""
-
-    def change(raw: bytes) -> bytes:
-        try:
-            length = int.from_bytes(raw[:8], "little")
-            header = json.loads(raw[8 : 8 + length])
-            edited = edit(header)
-            text = edited if isinstance(edited, bytes) else json.dumps(edited).encode()
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError):
-            return raw
-        return len(text).to_bytes(8, "little") + text + raw[8 + length :]
-
-    return _on_weights(what, change)
-
-
-def _on_config(what: str, edit: Callable[[bytes], bytes]) -> Mutation:
-    def change(files: Files) -> Files:
-        return {**files, "adapter_config.json": edit(files.get("adapter_config.json", b"{}"))}
-
-    return Mutation(what, change)
-
-
-def _nth(mapping: dict[str, Any], n: int) -> str:
-    keys = [k for k in mapping if k != "__metadata__"]
-    return keys[n % len(keys)]
-
-
 def _bytes_edits() -> st.SearchStrategy[Mutation]:
     at = st.floats(0, 1)
     flip = st.builds(
-        lambda p, b: _on_weights(f"flip {p} {b}", lambda r: _put(r, int(p * (len(r) - 1)), bytes([b]))),
+        lambda p, b: on_weights(f"flip {p} {b}", lambda r: _put(r, int(p * (len(r) - 1)), bytes([b]))),
         at,
         st.integers(0, 255),
     )
-    cut = st.builds(lambda p: _on_weights(f"cut at {p}", lambda r: r[: int(p * len(r))]), at)
+    cut = st.builds(lambda p: on_weights(f"cut at {p}", lambda r: r[: int(p * len(r))]), at)
     insert = st.builds(
-        lambda p, b: _on_weights(f"insert {len(b)} at {p}", lambda r: r[: int(p * len(r))] + b + r[int(p * len(r)) :]),
+        lambda p, b: on_weights(f"insert {len(b)} at {p}", lambda r: r[: int(p * len(r))] + b + r[int(p * len(r)) :]),
         at,
         st.binary(min_size=1, max_size=64),
     )
     head = st.builds(
-        lambda n: _on_weights(f"header length {n}", lambda r: n.to_bytes(8, "little") + r[8:]),
+        lambda n: on_weights(f"header length {n}", lambda r: n.to_bytes(8, "little") + r[8:]),
         st.sampled_from([0, 1, 7, 8, 100_000_001, 2**31, 2**40, 2**63, 2**64 - 1]) | st.integers(0, 10_000),
     )
-    other = st.builds(lambda b: _on_weights(f"bytes {b[:20]!r}", lambda _: b), _impostors())
+    other = st.builds(lambda b: on_weights(f"bytes {b[:20]!r}", lambda _: b), _impostors())
     return st.one_of(flip, cut, insert, head, other)
 
 
@@ -158,7 +106,7 @@ def _header_edits() -> st.SearchStrategy[Mutation]:
 
     def field(name: str, value: Any) -> st.SearchStrategy[Mutation]:
         def edit(i: int, v: Any) -> Mutation:
-            return _on_header(f"{name} of {i} = {v!r:.60}", lambda h: {**h, _nth(h, i): {**h[_nth(h, i)], name: v}})
+            return on_header(f"{name} of {i} = {v!r:.60}", lambda h: {**h, nth(h, i): {**h[nth(h, i)], name: v}})
 
         return st.builds(edit, n, value)
 
@@ -166,39 +114,44 @@ def _header_edits() -> st.SearchStrategy[Mutation]:
     shapes = st.lists(sizes, max_size=6) | bad
     offsets = st.lists(st.integers(-8, 10_000) | sizes, max_size=3) | bad
     rename = st.builds(
-        lambda i, new: _on_header(
-            f"rename {i} to {new[:40]!r}", lambda h: {(new if k == _nth(h, i) else k): v for k, v in h.items()}
+        lambda i, new: on_header(
+            f"rename {i} to {new[:40]!r}", lambda h: {(new if k == nth(h, i) else k): v for k, v in h.items()}
         ),
         n,
         st.sampled_from(BAD_NAMES) | st.text(max_size=40),
     )
     inside = st.builds(
-        lambda i, part: _on_header(
+        lambda i, part: on_header(
             f"component {part[:30]!r} into {i}",
-            lambda h: {(k.replace("layers.", f"layers.{part}.", 1) if k == _nth(h, i) else k): v for k, v in h.items()},
+            lambda h: {(k.replace("layers.", f"layers.{part}.", 1) if k == nth(h, i) else k): v for k, v in h.items()},
         ),
         n,
         st.sampled_from(BAD_NAMES),
     )
-    drop = st.builds(lambda i: _on_header(f"drop {i}", lambda h: {k: v for k, v in h.items() if k != _nth(h, i)}), n)
-    twice = st.builds(lambda i: _on_header(f"key {i} twice", lambda h: _doubled(h, _nth(h, i))), n)
-    many = st.builds(
-        lambda count, key: _on_header(f"{count} empty tensors", lambda h: {**h, **_empty(count, key)}),
+    drop = st.builds(lambda i: on_header(f"drop {i}", lambda h: {k: v for k, v in h.items() if k != nth(h, i)}), n)
+    twice = st.builds(lambda i: on_header(f"key {i} twice", lambda h: _doubled(h, nth(h, i))), n)
+    empty = st.builds(
+        lambda count, key: on_header(f"{count} empty tensors", lambda h: {**h, **_empty(count, key)}),
         st.sampled_from([1, 50, 2_000, 100_000]),
         st.sampled_from(["t{}", "base_model.model.layers.{}.q.lora_A.weight", "unet:{}:up", "lora_unet_x_{}.alpha"]),
     )
     metadata = st.builds(
-        lambda v: _on_header(f"metadata {v!r:.40}", lambda h: {**h, "__metadata__": v}),
+        lambda v: on_header(f"metadata {v!r:.40}", lambda h: {**h, "__metadata__": v}),
         bad
         | st.dictionaries(st.sampled_from(["unet", "format", "lora_adapter_metadata", "unet:0:rank"]), bad, max_size=3),
     )
     deep = st.builds(
-        lambda d: _on_header(f"{d} brackets", lambda h: b'{"a":' * d + b"[" * d + b"]" * d + b"}" * d),
+        lambda d: on_header(f"{d} brackets", lambda h: b'{"a":' * d + b"[" * d + b"]" * d + b"}" * d),
         st.sampled_from([5, 500, 50_000]),
+    )
+    wide = st.builds(
+        lambda part, count: on_header(f"{count} times {part!r}", lambda h: b'{"a":[' + part * count + b"0]}"),
+        st.sampled_from([b"{},", b"[],", b'"ab",', b"[1],"]),
+        st.sampled_from([1_000, 1_000_000]),
     )
     return st.one_of(
         *(field("dtype", st.sampled_from(DTYPES)), field("shape", shapes), field("data_offsets", offsets)),
-        *(rename, inside, drop, twice, many, metadata, deep),
+        *(rename, inside, drop, twice, empty, metadata, deep, wide),
     )
 
 
@@ -227,11 +180,11 @@ def _config_edits() -> st.SearchStrategy[Mutation]:
             except (ValueError, TypeError, RecursionError):
                 return raw
 
-        return _on_config(f"{key} = {value!r:.60}", change)
+        return on_config(f"{key} = {value!r:.60}", change)
 
     field = st.builds(edit, st.sampled_from(CONFIG_KEYS), bad | patterns)
     method = st.builds(edit, st.just("peft_type"), st.sampled_from(["LOHA", "LOKR", "IA3", "lora", "LORA ", "ADALORA"]))
-    raw = st.sampled_from(_RAW_CONFIGS).map(lambda pair: _on_config(pair[0], lambda _: pair[1]))
+    raw = st.sampled_from(_RAW_CONFIGS).map(lambda pair: on_config(pair[0], lambda _: pair[1]))
     return st.one_of(field, method, raw)
 
 
@@ -289,4 +242,5 @@ def _file_edits() -> st.SearchStrategy[Mutation]:
 def mutations() -> st.SearchStrategy[list[Mutation]]:
     """One to four changes."""
     one = st.one_of(_bytes_edits(), _header_edits(), _header_edits(), _config_edits(), _file_edits())
+    one = st.one_of(one, larger(), crowds())
     return st.lists(one, min_size=1, max_size=4)

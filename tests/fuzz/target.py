@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from ingest.verify import verify
 from tests.fuzz.corpus import Files
 
 NBYTES = 256 << 20
+BLOCKED = 120
+"""Seconds on the wall after which something waits for ever, as for a pipe; generous, since other processes run, too."""
 CODES = {r.value for r in Reason}
 _WRITING = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 
@@ -72,17 +75,33 @@ def forget_peak() -> int:
     return peak()
 
 
+@contextmanager
+def not_blocked() -> Iterator[None]:
+    """Interrupt what takes `BLOCKED` seconds on the wall, whatever little processor time it takes."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise AssertionError(f"still not done after {BLOCKED} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(BLOCKED)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def run(files: Files, work: Path, settings: Settings, seconds: float) -> set[str]:
     """Ingest one input; returns the reasons given, "ok" among them if something came in.
 
-    Asserts that every candidate got a reason or came in whole, that it took at most so many seconds of processor time
-    and `NBYTES` of memory, and that nothing was written outside the zoo.
+    Asserts that every candidate got a reason or came in whole, that it took at most so many seconds of processor time,
+    did not block, `NBYTES` of memory, and that nothing was written outside the zoo.
     """
     source, zoo = work / "in", work / "zoo"
     write(files, source)
     idle = forget_peak()
     begin = time.process_time()
-    with watched(zoo) as escapes:
+    with not_blocked(), watched(zoo) as escapes:
         result = ingest(source, zoo, settings)
     taken = time.process_time() - begin
     grown = peak() - idle

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ingest.compact import compact
+from ingest.errors import EigenzooError
 from ingest.pipeline import ingest
 from ingest.remove import remove
 from ingest.settings import Settings
@@ -244,3 +246,22 @@ def test_nothing_is_left_of_a_conversion(tmp_path: Path, source: Path) -> None:
     head = "base_model.model.head.weight"
     assert np.array_equal(open_zoo(tmp_path / "z").extras("b")[head], open_zoo(twin).extras("b")[head])
     assert not (tmp_path / "z" / "staging").exists()
+
+
+def test_damage_is_not_sealed_in(tmp_path: Path, source: Path) -> None:
+    zoo = tmp_path / "z"
+    ingest(source, zoo)
+    remove(zoo, ["a"])
+    entries = next((zoo / "catalog").glob("*.entries.npy"))
+    chunk = zoo / "layers" / LAYERS[0] / "A" / "c.0.0"
+    for file, at, said in ((entries, -40, "is not the file that was committed"), (chunk, 24 * 4 * 5, "values of b")):
+        whole = bytearray(file.read_bytes())
+        damaged = whole.copy()
+        damaged[at] ^= 0x40
+        file.write_bytes(damaged)
+        with pytest.raises(EigenzooError, match=said):
+            compact(zoo)
+        file.write_bytes(whole)
+    chunk.write_bytes(bytes(damaged))
+    remove(zoo, ["b"])  # what is damaged can be given up
+    assert compact(zoo).adapters == 1 and verify(open_zoo(zoo)).problems == ()

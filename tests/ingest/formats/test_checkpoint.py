@@ -109,6 +109,23 @@ def test_patterns_match_names_in_the_base(tmp_path: Path, prefix: str) -> None:
     }
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_forward_module.", "state_dict.module.", "_orig_mod."])
+def test_anchored_patterns_begin_behind_a_wrapper(tmp_path: Path, prefix: str) -> None:
+    adapter = parse(folder(tmp_path, whole(prefix), alpha_pattern={"^layers.0.q_proj": 2}))
+    assert {m.layer: m.scale for m in adapter.modules} == {
+        name: (2 if name == "layers.0.q_proj" else 6) / 4 for name in MODULES
+    }
+
+
+@pytest.mark.parametrize("pattern", ["^layers.0.q_proj", "^model.layers.0.q_proj"])
+def test_whose_model_it_is_must_not_matter(tmp_path: Path, pattern: str) -> None:
+    """`model.` may be the trainer's or the base's."""
+    with pytest.raises(Refusal) as caught:
+        parse(folder(tmp_path, whole("model."), alpha_pattern={pattern: 2}))
+    assert caught.value.reason is Reason.BAD_CONFIG and "'layers.0.q_proj'" in caught.value.detail
+    assert parse(folder(tmp_path, whole("model."), alpha_pattern={"layers.0.q_proj": 2})).format == "checkpoint"
+
+
 @pytest.mark.parametrize("bias, count", [("none", 0), ("lora_only", 4), ("all", 5)])
 def test_biases_that_were_trained(tmp_path: Path, bias: str, count: int) -> None:
     tensors = whole("") | {"norm.bias": np.ones(8, np.float32)}
@@ -129,6 +146,37 @@ def test_without_a_configuration_its_alpha_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as caught:
         parse(write_weights(tmp_path, whole("model."), "model.safetensors"))
     assert caught.value.reason is Reason.BAD_CONFIG and "adapter_config.json" in caught.value.detail
+
+
+Q = "layers.0.q_proj"
+TIED = factors(RNG, 4, 8, 11)
+PARTIAL: dict[str, Tensors] = {
+    "GPTQ": {
+        **{key: value for key, value in whole("model.").items() if "base_layer" not in key},
+        **{f"model.{name}.base_layer.qweight": np.zeros((6, 100), np.int32) for name in MODULES},
+        **{f"model.{name}.base_layer.scales": np.zeros((6, 10), np.float16) for name in MODULES},
+    },
+    "GPTQ, older": {
+        **{key: value for key, value in whole("model.").items() if "base_layer" not in key},
+        **{f"model.{name}.qweight": np.zeros((6, 100), np.int32) for name in MODULES},
+    },
+    "a tied head": {
+        **whole("model."),
+        "model.lm_head.lora_A.default.weight": TIED[0],
+        "model.lm_head.lora_B.default.weight": TIED[1],
+    },
+    "one module of many": {
+        **{key: value for key, value in whole("model.").items() if "base_layer" not in key},
+        f"model.{Q}.base_layer.weight": np.zeros((6, 8), np.float32),
+    },
+    "one module": {key: value for key, value in whole("model.").items() if Q in key or "norm" in key},
+}
+
+
+@pytest.mark.parametrize("tensors", PARTIAL.values(), ids=PARTIAL)
+def test_a_base_that_is_not_all_there_is_no_extra(tmp_path: Path, tensors: Tensors) -> None:
+    adapter = parse(folder(tmp_path, tensors))
+    assert adapter.format == "checkpoint" and adapter.extras == ()
 
 
 def test_pipelines_are_no_guess_either(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from ingest.errors import Refusal
 from ingest.formats import parse
+from ingest.formats.cloneofsimo import _CROSS, _FF, _SELF, _unet
 from ingest.reasons import Reason
 from ingest.safetensors_file import read_all
 from tests.ingest.builders import factors, write_peft_folder, write_weights
@@ -105,7 +108,8 @@ REFUSED: dict[str, tuple[Tensors, dict[str, str], Reason, str]] = {
     "no rank": (TEXT, without(META, "text_encoder:0:rank"), Reason.BAD_CONFIG, "no rank"),
     "no targets": (TEXT, without(META, "text_encoder"), Reason.BAD_CONFIG, "missing"),
     "targets no JSON": (TEXT, META | {"text_encoder": "["}, Reason.BAD_CONFIG, "JSON"),
-    "targets deep": (TEXT, META | {"text_encoder": "[" * 100_000}, Reason.BAD_CONFIG, "JSON"),
+    "targets deep": (TEXT, META | {"text_encoder": "[" * 4000}, Reason.BAD_CONFIG, "JSON"),
+    "targets long": (TEXT, META | {"text_encoder": "[" * 5000}, Reason.BAD_CONFIG, "5000 characters"),
     "targets no list": (TEXT, META | {"text_encoder": '{"a": 1}'}, Reason.BAD_CONFIG, "list of classes"),
     "targets empty": (TEXT, META | {"text_encoder": "[]"}, Reason.BAD_CONFIG, "list of classes"),
     "other targets": (TEXT, META | {"text_encoder": '["CLIPMLP"]'}, Reason.UNKNOWN_KEYS, "CLIPMLP"),
@@ -141,3 +145,13 @@ def test_a_configuration_beside_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as caught:
         parse(write_weights(tmp_path, TEXT, metadata=META, config="adapter_config.json"))
     assert caught.value.reason is Reason.BAD_CONFIG
+
+
+@pytest.mark.parametrize("parts", [(_SELF, _CROSS), (_SELF, _CROSS, _FF)])
+def test_shapes_tell_in_which_order_a_block_was_walked(parts: tuple[tuple[str, ...], ...]) -> None:
+    """Whichever of attn1, attn2 and ff came first: no two orders have the same shapes, so none is assumed."""
+    found = set()
+    for order in itertools.permutations(parts):
+        names = tuple(itertools.chain.from_iterable(order))
+        found |= {tuple(layer[1:] for layer in _unet(names, cross)) for cross in (768, 1024)}
+    assert len(found) == 2 * math.factorial(len(parts))

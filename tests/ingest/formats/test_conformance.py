@@ -1,4 +1,8 @@
-"""One suite for all formats: the same factors in every dialect yield the same layers, bytes and scales."""
+"""One suite for all formats: the same factors in every dialect yield the same layers, bytes and scales.
+
+What the cases here expect is written down by hand. What each dialect is held against besides is in `ORACLES`: another
+program's live model where there is one, else the rule of its source copied into a test.
+"""
 
 from __future__ import annotations
 
@@ -151,20 +155,18 @@ CASES = {
         "diffusers",
         {
             **spelled(UNET, lambda n, w: f"{under(n)}.lora_{w}.weight"),
-            under(Q) + ".alpha": np.array(1.0, np.float32),
+            under(Q) + ".alpha": np.array(4.0, np.float32),
         },
         at("unet", UNET),
-        {f"unet.{Q}": 1.0 / 4},
     ),
-    "alpha of one module": Case(
+    "alpha that is the rank": Case(
         "diffusers",
         {
             **spelled(UNET, lambda n, w: f"unet.{n}.lora_{w}.weight", "A B"),
-            f"unet.{K}.alpha": np.array([BF16_ALPHA]),
-            f"unet.{Q}.alpha": np.array(3, np.int64),
+            f"unet.{K}.alpha": np.array([ml_dtypes.bfloat16(2)]),
+            f"unet.{Q}.alpha": np.array(4, np.int64),
         },
         at("unet", UNET),
-        {f"unet.{K}": float(BF16_ALPHA) / 2, f"unet.{Q}": 3 / 4},
     ),
     "stated in the metadata": Case(
         "diffusers",
@@ -182,8 +184,11 @@ CASES = {
     "peft": Case(
         "peft",
         spelled(UNET | CONV, lambda n, w: f"base_model.model.{n}.lora_{w}.weight", "A B"),
-        UNET | CONV,
-        {Q: 3 / 4, f"{ATTENTION}.to_out.0": 3 / 4, K: 3 / 2, "down_blocks.0.resnets.0.conv1": 3 / 3},
+        at("unet", UNET | CONV),
+        {
+            **{f"unet.{Q}": 3 / 4, f"unet.{ATTENTION}.to_out.0": 3 / 4, f"unet.{K}": 3 / 2},
+            "unet.down_blocks.0.resnets.0.conv1": 3 / 3,
+        },
     ),
     "peft without its prefix": Case(
         "peft",
@@ -260,6 +265,18 @@ CASES = {
     "lycoris, transformer": Case("lycoris", spelled(FLUX, flat("lycoris")), at("transformer", FLUX)),
 }
 WITH_CONFIG = ("peft", "checkpoint")
+ORACLES = {
+    "peft": ("live peft models, bit for bit", "test_peft.test_reads_what_peft_has"),
+    "checkpoint": ("a live peft model's state dict, bit for bit", "test_checkpoint.test_a_live_model_saved_whole"),
+    "diffusers": ("UNets into which diffusers loaded the file, bit for bit", "test_real_zoo.test_stable_diffusion"),
+    "kohya": ("diffusers' loader; sd-scripts' rule for scales", "test_kohya.test_scales_are_sd_scripts_own"),
+    "cloneofsimo": ("its loader's walk copied, on live models", "test_real_zoo.test_cloneofsimo"),
+    "comfy": ("diffusers' loader; ComfyUI's rule for scales", "test_original_names.test_comfy_as_diffusers_reads_it"),
+    "lycoris": ("live lycoris modules", "test_original_names.test_lycoris_as_it_loads_itself"),
+    "loha": ("live lycoris and peft modules, to rounding", "test_recipes.test_equals_lycoris"),
+    "lokr": ("live lycoris and peft modules, to rounding", "test_recipes.test_equals_peft"),
+}
+"""Format → what besides this file's cases it is held against, and where."""
 
 
 def written(path: Path, case: Case) -> AdapterFiles:
@@ -318,6 +335,13 @@ def test_no_tensor_is_lost(tmp_path: Path, case: Case) -> None:
     kept |= {ref.key for ref in adapter.extras}
     lost = {key for key in case.tensors if key not in kept and not key.endswith(".alpha")}
     assert all(case.format == "checkpoint" and "lora" not in key for key in lost)
+
+
+def test_every_format_has_an_oracle_and_the_test_exists() -> None:
+    assert ORACLES.keys() == {entry.name for entry in FORMATS}
+    for _, place in ORACLES.values():
+        module, _, function = place.partition(".")
+        assert f"def {function}(" in (Path(__file__).parent / f"{module}.py").read_text()
 
 
 def test_every_format_has_a_case() -> None:

@@ -116,6 +116,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Reason, str]] = {
         "alpha of no module",
     ),
     "alpha a vector": (GOOD | {f"{NAME}.alpha": np.ones(4)}, Reason.BAD_SHAPE, "(4,)"),
+    "alpha that is not the rank": (GOOD | {f"{NAME}.alpha": np.array(1.0)}, Reason.BAD_CONFIG, "ComfyUI"),
     "alpha infinite": (GOOD | {f"{NAME}.alpha": np.array(np.inf)}, Reason.BAD_CONFIG, "inf"),
 }
 
@@ -133,6 +134,7 @@ def test_tensors_that_are_refused(tmp_path: Path, tensors: dict[str, Any], reaso
         ("{", Reason.BAD_CONFIG),
         ("[]", Reason.BAD_CONFIG),
         (json.dumps({"r": 4}), Reason.BAD_CONFIG),
+        (json.dumps({"unet.r": 4, "unet.target_modules": ["q" * 100] * 11_000}), Reason.BAD_CONFIG),
         (json.dumps({"unet.r": "4"}), Reason.BAD_CONFIG),
         (json.dumps({"unet.r": 2, "unet.lora_alpha": 2}), Reason.BAD_SHAPE),
         (json.dumps({"unet.r": 4, "unet.use_dora": True}), Reason.DORA),

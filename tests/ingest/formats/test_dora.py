@@ -25,6 +25,7 @@ RNG = np.random.default_rng(1)
 A, B = factors(RNG, 2, 8, 12)
 MAGNITUDE = RNG.standard_normal(12).astype(np.float32)
 KOHYA = "lora_unet_mid_block_attentions_0_proj_in"
+TO_Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 UNET = "unet.mid_block.attentions.0.proj_in"
 
 
@@ -41,8 +42,9 @@ def kohya(path: Path) -> AdapterFiles:
 
 
 def diffusers(path: Path) -> AdapterFiles:
-    tensors = {f"{UNET}.lora_A.weight": A, f"{UNET}.lora_B.weight": B, f"{UNET}.alpha": np.array(3, np.float32)}
-    return write_weights(path, {**tensors, f"{UNET}.lora_magnitude_vector": MAGNITUDE})
+    tensors = {f"{UNET}.lora_A.weight": A, f"{UNET}.lora_B.weight": B, f"{UNET}.lora_magnitude_vector": MAGNITUDE}
+    stated = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 3})}
+    return write_weights(path, tensors, metadata=stated)
 
 
 CASES = {
@@ -83,8 +85,8 @@ def test_the_option_leaves_a_plain_lora_as_it_is(tmp_path: Path) -> None:
 
 def test_a_loha_with_magnitudes_needs_both_options(tmp_path: Path) -> None:
     shapes = {"hada_w1_a": (20, 2), "hada_w1_b": (2, 12), "hada_w2_a": (20, 2), "hada_w2_b": (2, 12)}
-    tensors = {f"{KOHYA}.{part}": RNG.standard_normal(shape).astype(np.float32) for part, shape in shapes.items()}
-    files = write_weights(tmp_path, {f"{KOHYA}.dora_scale": MAGNITUDE[:, None], **tensors})
+    tensors = {f"{TO_Q}.{part}": RNG.standard_normal(shape).astype(np.float32) for part, shape in shapes.items()}
+    files = write_weights(tmp_path, {f"{TO_Q}.dora_scale": MAGNITUDE[:, None], **tensors})
     loha = Options(convert=frozenset(("loha",)))
     with pytest.raises(Refusal) as caught:
         parse(files, loha)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ingest.errors import EigenzooError, Refusal
 from ingest.formats import Options, parse
+from ingest.formats.sgm import sgm_module
 from ingest.reasons import Reason
 from ingest.safetensors_file import read_all
 from tests.ingest.builders import factors, write_weights
@@ -283,9 +284,9 @@ REFUSED: dict[str, tuple[Tensors, Reason, str]] = {
     "ranks": (pairs(Q, A[:3]), Reason.BAD_SHAPE, "ranks"),
     "sgm": (pairs("lora_unet_input_blocks_4_1_proj_in"), Reason.UNKNOWN_KEYS, "--unet-config"),
     "two encoders of one name": (
-        pairs("lora_te_text_model_encoder_layers_0_mlp_fc1") | pairs("lora_te1_text_model_encoder_layers_0_mlp_fc1"),
+        pairs("lora_te_text_model_encoder_layers_0_mlp_fc1") | pairs("lora_te1_text_model_encoder_layers_1_mlp_fc1"),
         Reason.UNKNOWN_KEYS,
-        "of one module",
+        "twice",
     ),
 }
 
@@ -295,6 +296,57 @@ def test_refused(tmp_path: Path, tensors: Tensors, reason: Reason, word: str) ->
     with pytest.raises(Refusal) as caught:
         parse(write_weights(tmp_path, tensors))
     assert caught.value.reason is reason and word in caught.value.detail and "\n" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "name, layers, module",
+    [
+        ("output_blocks_2_1_conv", 2, "up_blocks.0.upsamplers.0.conv"),  # Stable Diffusion 1 attends in block 1 first
+        ("output_blocks_5_2_conv", 2, "up_blocks.1.upsamplers.0.conv"),
+        ("output_blocks_1_1_conv", 2, "up_blocks.0.attentions.1.conv"),  # which no UNet has
+        ("output_blocks_1_2_conv", 2, None),
+        ("output_blocks_1_1_conv", 1, "up_blocks.0.upsamplers.0.conv"),
+    ],
+)
+def test_where_an_upsampler_is(name: str, layers: int, module: str | None) -> None:
+    assert sgm_module(name, layers) == module
+
+
+def test_the_upsampler_of_a_block_without_attention(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SD1))
+    conv = factors(RNG, 2, (16, 3, 3), 16)
+    files = write_weights(tmp_path, pairs("lora_unet_output_blocks_2_1_conv", *conv))
+    (module,) = parse(files, Options(unet_config=str(tmp_path / "config.json"))).modules
+    assert module.layer == "unet.up_blocks.0.upsamplers.0.conv" and module.kind == "conv"
+
+
+SD1 = {
+    "block_out_channels": [4, 8, 16],
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "cross_attention_dim": 12,
+}
+
+
+def by_the_rule_of_sd_scripts(alpha: float | None, rank: int) -> float:
+    """What a LoRAModule of `networks/lora.py` multiplies by: no alpha, or 0, means the rank; a file's is float32 first.
+
+    In the file's own arithmetic the quotient may be float32 again, by numpy's version; a rank of a power of two hides
+    that, and the double is what is kept here.
+    """
+    return 1.0 if not alpha else float(np.float32(alpha)) / rank
+
+
+def test_scales_are_sd_scripts_own(tmp_path: Path) -> None:
+    """Module by module, some without an alpha: diffusers (0.42) gives those the alpha of others, so it is no judge."""
+    stated = {"to_q": 0.7, "to_k": 3.0, "to_v": None, "to_out_0": 4.0}
+    tensors: Tensors = {}
+    for name, alpha in stated.items():
+        key = f"{Q.removesuffix('to_q')}{name}"
+        tensors |= pairs(key) | ({} if alpha is None else {f"{key}.alpha": np.array(alpha, np.float32)})
+    adapter = parse(write_weights(tmp_path, tensors))
+    scales = {module.layer.partition("attn1.")[2].replace(".", "_"): module.scale for module in adapter.modules}
+    assert scales == {name: by_the_rule_of_sd_scripts(alpha, 4) for name, alpha in stated.items()}
 
 
 def wide(width: int, out: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ingest.errors import Refusal
 from ingest.formats import AdapterFiles, LoraAdapter, fingerprint, parse
 from ingest.formats.options import Options
+from ingest.formats.patterns import matching
 from ingest.names import Rename
 from ingest.reasons import Reason
 from ingest.safetensors_file import read_all, read_tensor
@@ -99,6 +103,16 @@ CASES = {
     ),
     "embedding": Case({"target_modules": ["embed_tokens"], "r": 3, "lora_alpha": 5}, {"embedding"}, n_modules=1),
     "attention": Case({"target_modules": ["attn"], "r": 2}, n_modules=4),
+    "attention with patterns": Case(
+        {
+            "target_modules": ["attn"],
+            "r": 4,
+            "lora_alpha": 8,
+            "rank_pattern": {"1.attn": 3},
+            "alpha_pattern": {"attn.out_proj": 2, "^layers.0.attn": 6},
+        },
+        n_modules=4,
+    ),
     "lora_bias": Case({"target_modules": ["q_proj"], "r": 2, "lora_bias": True}, extras=2),
     "bias all": Case({"target_modules": ["q_proj"], "r": 2, "bias": "all"}, extras=13),
     "modules_to_save": Case({"target_modules": ["q_proj"], "r": 2, "modules_to_save": ["head"]}, extras=2),
@@ -467,7 +481,7 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     assert caught.value.reason is Reason.UNREADABLE
 
 
-@pytest.mark.parametrize("pattern", ["([a-z0-9_.]+)+!", "(a*){9}", ".*.*.*.*x", "a" * 2000])
+@pytest.mark.parametrize("pattern", ["([a-z0-9_.]+)+!", "(a*){9}", ".*.*.*x", "a" * 2000, "((q)|(q))" * 40, r"(q*)\1x"])
 def test_a_pattern_that_could_take_for_ever_is_refused(tmp_path: Path, pattern: str) -> None:
     rng = np.random.default_rng(0)
     name = "model.layers.0." + "q" * 40
@@ -475,6 +489,47 @@ def test_a_pattern_that_could_take_for_ever_is_refused(tmp_path: Path, pattern: 
     with pytest.raises(Refusal) as caught:
         parse(files)
     assert caught.value.reason is Reason.BAD_CONFIG and "rank_pattern" in caught.value.detail
+
+
+def test_patterns_that_together_could_take_for_ever_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for names, patterns in (
+        (["a." * 200 + "q"], {f".*.*x{i}": 4 for i in range(20)}),
+        ([f"l.{i}.q" for i in range(4000)], {f"m{i}": 4 for i in range(1000)}),
+        (["q"], {f"m{i}" + "x" * 900: 4 for i in range(200)}),
+    ):
+        pair = factors(rng, 4, 1, 1)
+        files = write_peft_folder(tmp_path, dict.fromkeys(names, pair), rank_pattern=patterns)
+        with pytest.raises(Refusal) as caught:
+            parse(files)
+        assert caught.value.reason is Reason.BAD_CONFIG and "rank_pattern" in caught.value.detail
+
+
+def test_a_pattern_for_every_module_of_a_large_model_is_read(tmp_path: Path) -> None:
+    """As EVA writes them."""
+    names = [f"model.layers.{i}.{name}_proj" for i in range(80) for name in ("q", "k", "v", "o", "up", "gate", "down")]
+    pair = factors(np.random.default_rng(0), 2, 1, 1)
+    patterns = {name: 1 + i for i, name in enumerate(names)}
+    files = write_peft_folder(
+        tmp_path, dict.fromkeys(names, pair), lora_alpha=1, rank_pattern={}, alpha_pattern=patterns
+    )
+    scales = {module.layer: module.scale for module in parse(files).modules}
+    assert scales == {name.removeprefix("model."): (1 + i) / 2 for i, name in enumerate(names)}
+
+
+NAMES = st.text("ab.-_0", max_size=8)
+PLAIN = st.lists(st.sampled_from(["a", "b", ".", "\\.", "-", "_", "^"]), max_size=6).map("".join)
+
+
+@given(PLAIN, NAMES)
+def test_plain_patterns_match_as_pefts(pattern: str, name: str) -> None:
+    from peft.utils.other import get_pattern_key
+
+    try:
+        want = get_pattern_key([pattern], name) == pattern
+    except re.error:
+        return
+    assert (matching((pattern,), name) is not None) == want
 
 
 @pytest.mark.parametrize(

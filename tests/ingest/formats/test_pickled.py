@@ -339,6 +339,15 @@ def test_archives_that_are_not_torchs(tmp_path: Path) -> None:
         assert found.reason is Reason.PICKLE and word in found.detail
 
 
+def test_a_directory_of_hundred_thousand_members_is_not_read(tmp_path: Path) -> None:
+    entry = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0)
+    directory = b"".join(entry + b"%06d" % i for i in range(100_000))
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, len(directory), 30, 0)
+    (tmp_path / "x.pt").write_bytes(b"PK\x03\x04" + b"\0" * 26 + directory + end)
+    found = refusal(str(tmp_path / "x.pt"))
+    assert found.reason is Reason.PICKLE and "directory" in found.detail
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_truncation_is_refused(tmp_path: Path, stream: bool) -> None:
     path = saved(tmp_path / "x.pt", {"a": base()}, stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,8 +178,8 @@ def test_a_holder_whose_clock_is_wrong_is_watched_before_it_is_robbed(
 ) -> None:
     parse = lease._parse
 
-    def skewed(url: str, data: bytes) -> dict[str, Any]:
-        ticket = parse(url, data)
+    def skewed(data: bytes) -> dict[str, Any]:
+        ticket = parse(data)
         return ticket | {"time": ticket["time"] + wrong}
 
     storage.acquire()
@@ -215,13 +216,23 @@ def test_a_renewal_that_seemed_to_fail_is_no_loss(storage: Storage, monkeypatch:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"state": "held"}', b"[" * 100_000, b"\xff"])
-def test_a_damaged_lease_is_one_line(storage: Storage, data: bytes) -> None:
+def test_a_damaged_lease_is_an_unclean_one(storage: Storage, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
     storage.write(LOCK, [data])
-    with pytest.raises(EigenzooError, match="its writer.lock is damaged; remove it if nobody is writing there$"):
-        storage.acquire()
-    storage.delete([LOCK])
+    assert storage.acquire() is True
+    (line,) = caplog.messages
+    assert line.endswith("its writer.lock is damaged; watching for 0 s whether somebody is writing")
+    storage.release(clean=True)
     assert storage.acquire() is False
     storage.release(clean=True)
+
+
+def test_a_damaged_lease_that_somebody_renews_is_held(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.acquire()
+    held = storage.read(LOCK)
+    open_storage(storage.url).write(LOCK, [b"damaged"])
+    monkeypatch.setattr(lease.time, "sleep", lambda _: open_storage(storage.url).write(LOCK, [held]))
+    with pytest.raises(EigenzooError, match="another process is writing"):
+        open_storage(storage.url).acquire()
 
 
 @pytest.mark.parametrize("ignored", ["create", "update"])
@@ -245,7 +256,9 @@ def test_a_store_that_ignores_conditions_is_refused(
     storage.release(clean=True)
 
 
-def test_the_lease_of_a_killed_process_is_taken_over_as_dirty(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lease_of_a_killed_process_is_taken_over_as_dirty(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A process of this machine that runs no more is not waited for longer than it takes to be sure."""
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.2)
     holder = hold(s3_url, 60, 0.2)
@@ -257,6 +270,10 @@ def test_the_lease_of_a_killed_process_is_taken_over_as_dirty(s3_url: str, monke
     finally:
         end(holder)
     assert storage.acquire() is True
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("eigenzoo", "WARNING")
+    wanted = rf"{s3_url}: its last writer \('.*', process {holder.pid}\) did not close it; watching for 0 s whether .*"
+    assert re.fullmatch(wanted, record.getMessage())
     storage.release(clean=True)
     assert storage.acquire() is False
     storage.release(clean=True)

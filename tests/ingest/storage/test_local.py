@@ -46,9 +46,59 @@ def test_a_zoo_in_which_nothing_was_written_does_not_stay(tmp_path: Path) -> Non
     storage = open_storage(tmp_path / "z")
     storage.acquire()
     assert sorted(os.listdir(storage.url)) == sorted([LOCK, DIRTY])
-    (tmp_path / "z" / "empty" / "folders").mkdir(parents=True)
+    storage.write("made/here/x", [b"1"])
+    os.unlink(tmp_path / "z/made/here/x")
     storage.release(clean=True)
     assert not (tmp_path / "z").exists()
+
+
+def test_folders_that_were_there_before_stay(tmp_path: Path) -> None:
+    (tmp_path / "z/data/empty").mkdir(parents=True)
+    storage = open_storage(tmp_path / "z")
+    storage.acquire()
+    storage.release(clean=True)
+    assert [p.name for p in (tmp_path / "z").rglob("*")] == ["data", "empty"]
+    (tmp_path / "e").mkdir()
+    storage = open_storage(tmp_path / "e")
+    storage.acquire()
+    storage.release(clean=True)
+    assert (tmp_path / "e").is_dir()
+
+
+def test_nothing_is_written_or_removed_through_a_linked_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/x").write_bytes(b"mine")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "z").symlink_to("real")  # the zoo itself may be one
+    storage = open_storage(tmp_path / "z")
+    storage.write("a/x", [b"1"])
+    (tmp_path / "z/linked").symlink_to(tmp_path / "outside")
+    for name in ("linked/x", "linked/new/y"):
+        with pytest.raises(EigenzooError, match="is a link to elsewhere; put the folder itself in its place$"):
+            storage.write(name, [b"2"])
+    storage.delete(["linked/x"])
+    assert [(p.name, p.read_bytes()) for p in (tmp_path / "outside").iterdir()] == [("x", b"mine")]
+    assert storage.read("a/x") == b"1"
+
+
+def test_a_lock_whose_file_was_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the file and locking it, who held it removes it, and a third one makes and locks its own."""
+    import filelock
+
+    acquire, third = filelock.FileLock.acquire, open_storage(tmp_path / "z")
+
+    def late(lock: filelock.FileLock, *arguments: float, **named: float) -> object:
+        done = acquire(lock, *arguments, **named)
+        monkeypatch.undo()
+        os.unlink(tmp_path / "z" / LOCK)
+        third.acquire()
+        return done
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", late)
+    with pytest.raises(EigenzooError, match="another process is writing to this zoo"):
+        open_storage(tmp_path / "z").acquire()
+    third.release(clean=True)
+    assert open_storage(tmp_path / "z").acquire() is False
 
 
 def test_folders_go_with_their_last_file(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_compact_chooses_chunks_that_fit(url: str, monkeypatch: pytest.MonkeyPat
 
 def test_compact_changes_the_codec(url: str) -> None:
     make(url, BATCHES)
-    with pytest.raises(EigenzooError, match="its chunks are raw.*compact --codec lz4"):
+    with pytest.raises(EigenzooError, match="its chunks are raw.*eigenzoo compact .* --compress"):
         ZooWriter(url, "lz4").__enter__()
     compact(url, codec="lz4")
     zoo = open_zoo(url)

@@ -19,7 +19,7 @@ from ingest.errors import EigenzooError
 from ingest.remove import remove
 from ingest.storage import lease, open_storage
 from ingest.store.catalog import ArrayRecord
-from ingest.store.reader import open_zoo
+from ingest.store.reader import Zoo, open_zoo
 from ingest.store.root import read_commit
 from ingest.store.writer import ZooWriter
 from ingest.verify import verify
@@ -29,6 +29,11 @@ from tests.ingest.store.zoos import check_adapter, contents, leftovers, make, pu
 FIRST = [[("a", 1), ("b", 2)]]
 SLEEP = 0.15
 ASLEEP = ("before it wrote", "before its commit", "at the root")
+
+
+def wrong(zoo: Zoo) -> list[str]:
+    """What is wrong with a zoo, but for files that no commit names: those a sleeper may still have written."""
+    return [p.what for p in verify(zoo).problems if p.what != "belongs to no commit; remove it"]
 
 
 def place(store: str, request: pytest.FixtureRequest) -> str:
@@ -137,14 +142,14 @@ def test_a_writer_that_slept_cannot_damage_what_another_wrote(
     assert {r.name for r in zoo.accepted} == wanted.keys() - {gone}
     for name in wanted.keys() - {gone}:
         check_adapter(zoo, name, wanted[name])
-    assert verify(zoo).problems == ()
+    assert wrong(zoo) == []
     # What the sleeper left is in nobody's way.
     with ZooWriter(url) as writer:
         put(writer, [("n", 14), ("o", 13), ("p", 10)])
     zoo = open_zoo(url)
     for name, seed in {"n": 14, "o": 13, "p": 10}.items():
         check_adapter(zoo, name, seed)
-    assert verify(zoo).problems == ()
+    assert wrong(zoo) == []
 
 
 def once() -> Callable[[], bool]:
@@ -190,9 +195,9 @@ def test_a_process_that_was_stopped_wakes_up_too_late(jobs: Jobs, s3_url: str, s
     ended = jobs.wait()
     assert ended.status == 1 and "\n" not in ended.error, ended
     zoo = open_zoo(s3_url)
-    assert contents(zoo) == wanted and verify(zoo).problems == ()
+    assert contents(zoo) == wanted and wrong(zoo) == []
     assert jobs.run("append", s3_url).error == ""
-    assert verify(open_zoo(s3_url)).problems == ()
+    assert wrong(open_zoo(s3_url)) == []
 
 
 @pytest.mark.parametrize("where", ["local", "memory"])

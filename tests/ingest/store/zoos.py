@@ -43,6 +43,18 @@ def extras(seed: int) -> dict[str, Any]:
     return {"head": np.full(3, seed, np.float32)} if seed % 2 else {}
 
 
+def content(seed: int) -> str:
+    """What ingest's screening would say of an adapter's content."""
+    digest = hashlib.sha256()
+    for layer in LAYERS:
+        if layer.layer in factors(seed):
+            a, b = factors(seed)[layer.layer]
+            scale = float(seed / 2).hex()
+            digest.update(f"{layer.layer}\0linear\0{len(a)}\0{layer.a_shape}\0{layer.out}\0{scale}\0".encode())
+            digest.update(canonical_digest(a) + canonical_digest(b))
+    return digest.hexdigest()
+
+
 def put(writer: ZooWriter, adapters: Sequence[Adapter], refused: Sequence[str] = ()) -> Commit:
     """Accept adapters in one commit, each in place of the live one of its name."""
     held = {(a.layer, a.side, a.dtype): a for a in writer.commit.arrays}
@@ -77,8 +89,7 @@ def put(writer: ZooWriter, adapters: Sequence[Adapter], refused: Sequence[str] =
         if other:
             writer.write_extras(name, [save(other)])
         digest = extras_digest(v.tobytes() for v in other.values())
-        content = hashlib.sha256(str(seed).encode()).hexdigest()
-        record = AdapterRecord(name, f"/{name}", "ok", content=content, rank=5, rows=rank, extras=digest)
+        record = AdapterRecord(name, f"/{name}", "ok", content=content(seed), rank=5, rows=rank, extras=digest)
         records.append(dataclasses.replace(record, fingerprint=f"print {seed}"))
         texts[name] = {"config": f"config {seed}", "metadata": {"seed": str(seed)}}
     arrays = [_store(writer, held[key], rows.get(key, [])) for key in order]
