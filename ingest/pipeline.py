@@ -23,9 +23,10 @@ from ingest.fill import SourceChanged, fill
 from ingest.judge import Known, judge, record_of
 from ingest.layout import lay_out, prepare
 from ingest.memory import deal_out
-from ingest.plan import plan, said
+from ingest.plan import plan
 from ingest.planned import Plan, PlannedAdapter
 from ingest.reasons import Reason
+from ingest.records import said
 from ingest.rest import keep_the_rest
 from ingest.screen import Screened, screen
 from ingest.settings import DEFAULT, Settings

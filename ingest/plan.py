@@ -14,7 +14,7 @@ from ingest import formats
 from ingest.errors import EigenzooError, Refusal
 from ingest.folders import Source
 from ingest.planned import Plan, PlannedAdapter, PlannedMatrix
-from ingest.reasons import Reason
+from ingest.records import Records, fingerprint_of, settled
 from ingest.settings import DEFAULT, Settings
 from ingest.sources import find
 from ingest.storage import open_storage
@@ -26,10 +26,6 @@ from ingest.supply import Supply
 
 if TYPE_CHECKING:
     from ingest.formats.adapter import LoraAdapter
-
-# Refusals that took a look at the whole file; they stand for as long as it is the same.
-_BY_VALUES = frozenset({Reason.NON_FINITE, Reason.UNTRAINED, Reason.WRONG_BYTES})
-_OUT_OF_REACH = frozenset({Reason.UNAVAILABLE, Reason.NOT_FOUND, Reason.GATED})
 
 
 def plan(
@@ -79,7 +75,7 @@ def plan(
     if any(segment.ok for segment in commit.segments):  # until somebody came in, nothing is decided
         known = bases.Base(commit.base_model, frozenset(commit.aliases), {r.layer: r for r in commit.layers})
         _check_base(url, known, settings.base_model)
-    records = _Records(Zoo(url, commit).adapters)
+    records = Records(Zoo(url, commit).adapters)
     candidates = find(sources, supply.hub, follow_links=settings.follow_links)
     parsed = _parse_all(candidates, records, options, settings, supply, progress)
     chosen = bases.choose(
@@ -108,7 +104,7 @@ def plan(
         elif (objection := chosen.objection(outcome.base_model, outcome.modules)) is not None:
             refused.append(_refused(name, candidate, Refusal(*objection), outcome))
         else:
-            fingerprint = _fingerprint(candidate)
+            fingerprint = fingerprint_of(candidate)
             adapters.append(
                 PlannedAdapter(name, candidate.location, outcome, fingerprint, candidate.candidate, replaces)
             )
@@ -136,56 +132,6 @@ def plan(
     )
 
 
-def said(record: AdapterRecord) -> tuple[str, str, str]:
-    """What makes two refusals the same."""
-    return record.source, record.fingerprint, record.reason
-
-
-class _Records:
-    """The ledger by source, and the names that are taken; a name that is taken gains ``~2``, ``~3``, …"""
-
-    def __init__(self, ledger: Sequence[AdapterRecord]) -> None:
-        self.live = {r.source: r for r in ledger if r.status == "ok"}
-        self.refused = {r.source: r for r in ledger if r.status == "refused"}
-        self.removed = {r.source: r for r in ledger if r.status == "removed"}
-        self.contents = {r.content for r in self.live.values()}
-        self._taken = {r.name for r in ledger}
-
-    def name(self, candidate: Source) -> str:
-        """The name that the source has in the ledger, or a new one."""
-        for records in (self.live, self.refused, self.removed):
-            if (record := records.get(candidate.location)) is not None:
-                return record.name
-        name, count = candidate.name, 1
-        while name in self._taken:
-            count += 1
-            name = f"{candidate.name}~{count}"
-        self._taken.add(name)
-        return name
-
-    def is_news(self, refusal: AdapterRecord) -> bool:
-        """Whether a refusal is to be written down.
-
-        Not if it stands already, if a removal says it, or if all that happened is that a live adapter's source was out
-        of reach.
-        """
-        live, before = self.live.get(refusal.source), self.refused.get(refusal.source)
-        if refusal.source in self.removed or (before is not None and said(before) == said(refusal)):
-            return False
-        return live is None or (
-            refusal.reason not in _OUT_OF_REACH and refusal.fingerprint not in ("", live.fingerprint)
-        )
-
-    def stands(self, record: AdapterRecord) -> bool:
-        """Whether a refusal that took a look at the values holds for the same files: a twin's beside its original."""
-        match record.reason:
-            case Reason.DUPLICATE:
-                return record.content in self.contents
-            case Reason.REMOVED:
-                return record.content in {r.content for r in self.removed.values()}
-        return record.reason in _BY_VALUES
-
-
 def _check_base(path: str, known: bases.Base, base_model: str | None) -> None:
     if base_model is not None and known.name is not None and not known.answers_to(base_model):
         raise EigenzooError(
@@ -196,27 +142,27 @@ def _check_base(path: str, known: bases.Base, base_model: str | None) -> None:
 
 def _parse_all(
     candidates: Sequence[Source],
-    records: _Records,
+    records: Records,
     options: formats.Options,
     settings: Settings,
     supply: Supply,
     progress: Callable[[int, int], None] | None,
 ) -> list[LoraAdapter | Refusal | None]:
     """Each candidate's parsed headers, or why not, or None where the zoo's ledger already has the answer."""
-    settled = [_settled(candidate, records, settings) for candidate in candidates]
-    for source, (known, _) in zip(candidates, settled, strict=True):
+    answers = [settled(candidate, records, settings) for candidate in candidates]
+    for source, (known, _) in zip(candidates, answers, strict=True):
         if known and source.candidate is not None:
             supply.drop(source.candidate)
     remote = [
         source.candidate
-        for source, (known, _) in zip(candidates, settled, strict=True)
+        for source, (known, _) in zip(candidates, answers, strict=True)
         if not known and source.candidate is not None
     ]
     looked: Iterator[LoraAdapter | Refusal] = supply.hub().look(remote) if remote else iter(())
     # One thread for local files: a header takes 0.15 ms, and threads that hand the interpreter's lock around took
     # three times that.
     out: list[LoraAdapter | Refusal | None] = []
-    for source, (known, answer) in zip(candidates, settled, strict=True):
+    for source, (known, answer) in zip(candidates, answers, strict=True):
         if known:
             out.append(answer)
         else:
@@ -230,39 +176,11 @@ def _parse_all(
     return out
 
 
-def _settled(candidate: Source, records: _Records, settings: Settings) -> tuple[bool, Refusal | None]:
-    """Whether the ledger or the search has the answer already, and that answer: None for an adapter in the zoo."""
-    if candidate.refusal is not None:
-        return True, candidate.refusal
-    fingerprint = _fingerprint(candidate)
-    record = records.live.get(candidate.location)
-    if record is not None and record.fingerprint == fingerprint:
-        return True, None
-    if record is None and not settings.readmit and candidate.location in records.removed:
-        return True, Refusal(Reason.REMOVED, "it was removed from the zoo; --readmit takes it back")
-    record = records.refused.get(candidate.location)
-    again = record is not None and (settings.readmit if record.reason == Reason.REMOVED else settings.retry)
-    if record is not None and not again and record.fingerprint == fingerprint and records.stands(record):
-        return True, Refusal(Reason(record.reason), record.detail)
-    return False, None
-
-
 def _parse(candidate: Source, options: formats.Options) -> LoraAdapter | Refusal:
     try:
         return formats.parse(candidate.files, options)
     except Refusal as refusal:
         return refusal.bare()
-
-
-def _fingerprint(candidate: Source) -> str:
-    """The candidate's fingerprint; empty where a file is missing, which parsing will say better."""
-    if candidate.candidate is not None:
-        remote = candidate.candidate.remote
-        return remote.fingerprint if remote is not None else ""
-    try:
-        return formats.fingerprint(candidate.files)
-    except Refusal:
-        return ""
 
 
 def _refused(name: str, candidate: Source, refusal: Refusal, adapter: LoraAdapter | None) -> AdapterRecord:
@@ -276,5 +194,5 @@ def _refused(name: str, candidate: Source, refusal: Refusal, adapter: LoraAdapte
         format=adapter.format if adapter is not None else "",
         base_model=adapter.base_model if adapter is not None else None,
         revision=remote.revision if remote is not None else None,
-        fingerprint=_fingerprint(candidate),
+        fingerprint=fingerprint_of(candidate),
     )

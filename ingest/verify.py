@@ -49,8 +49,8 @@ class VerifyResult:
 def verify(zoo: Zoo, *, progress: Callable[[int, int], None] | None = None) -> VerifyResult:
     """Check a zoo against its commit record: catalogue, metadata, ranges, dtypes, orphan rows, values, stray files.
 
-    Rows of removed and replaced adapters are checked like all others, as long as they are stored.  Stray files are looked for
-    while nobody writes.
+    Rows of removed and replaced adapters are checked like all others, as long as they are stored.  Stray files are
+    looked for while nobody writes.
 
     Parameters
     ----------
