@@ -34,7 +34,7 @@ STAGING = "staging"  # where an ingest into a local zoo keeps what it downloads
 SIDES = ("A", "B")
 FACTOR_DTYPES = ("bfloat16", "float16", "float32", "float64")
 MAX_CHUNK_BYTES = 4 << 20
-MIN_CHUNK_BYTES = 256 << 10
+MIN_CHUNK_BYTES = 32 << 10  # an adapter of few bytes and many layers must not fill a disk
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -98,7 +98,7 @@ def extras_name(adapter: str, folder: str) -> str:
 
 
 def chunk_rows(width: int, dtype: str, planned_rows: int) -> int:
-    """Rows per chunk: a power of two, whole rows, at most 4 MiB and at least 256 KiB where a row allows.
+    """Rows per chunk: a power of two, whole rows, at most 4 MiB and at least 32 KiB where a row allows.
 
     A zoo that starts small gets small chunks, since a chunk is stored whole however few rows it holds.
     """

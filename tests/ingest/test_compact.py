@@ -14,6 +14,7 @@ from ingest.compact import compact
 from ingest.errors import EigenzooError
 from ingest.pipeline import ingest
 from ingest.remove import remove
+from ingest.screen import canonical_digest
 from ingest.settings import Settings
 from ingest.store.catalog import AdapterRecord, ArrayRecord, Commit, LayerRecord, entry_dtype
 from ingest.store.reader import Zoo, open_zoo
@@ -84,6 +85,11 @@ def big(path: Path, adapters: int, rank: int, width: int, chunk: int) -> int:
     entries["adapter"], entries["rank"] = np.arange(adapters), rank
     entries["a_start"] = entries["b_start"] = np.arange(adapters) * rank
     entries["b_array"] = 1
+    for i in range(adapters):
+        for side, w in (("a", width), ("b", 4)):
+            values = np.repeat(np.arange(rank * i, rank * (i + 1), dtype=np.float32)[:, None], w, axis=1)
+            factor = np.ascontiguousarray(values if side == "a" else values.T)
+            entries[f"{side}_digest"][i] = np.frombuffer(canonical_digest(factor), np.uint8)
     records = [AdapterRecord(f"t{i}", f"/t{i}", "ok", rank=rank, rows=rank) for i in range(adapters)]
     with ZooWriter(str(path)) as writer:
         for array in arrays:

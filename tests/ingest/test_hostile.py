@@ -113,7 +113,7 @@ def test_a_disk_that_fills_loses_nothing(tmp_path: Path, small_disk: Path, what:
         if what == "heads":
             adapter(tmp_path / "more" / f"b{i}", seed=i + 1, head=300_000)
         else:
-            adapter(tmp_path / "more" / f"b{i}", seed=i + 1, layers=range(3 * i, 3 * i + 3))
+            adapter(tmp_path / "more" / f"b{i}", seed=i + 1, layers=range(24 * i, 24 * i + 24))
     zoo = small_disk / "z"
     ingest(tmp_path / "first", zoo)
     with pytest.raises(EigenzooError, match=r"No space left") as caught:

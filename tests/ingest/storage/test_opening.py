@@ -40,6 +40,7 @@ def test_object_urls_are_kept_without_their_last_slash() -> None:
         ("s3://bucket/x?y=1", "not of the form"),
         ("s3://key:secret@bucket/x", "credentials come from the environment"),
         ("s3://bucket/\n", "not of the form"),
+        ("abfss://box@name.dfs.core.windows.net/x", "give az://container/prefix, and the account as"),
     ],
 )
 def test_what_names_no_place_is_refused_in_one_line(url: str, words: str) -> None:

@@ -76,7 +76,7 @@ def test_on_a_disk(jobs: Jobs, do: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("do", BEFORE)
 def test_in_an_object_store(jobs: Jobs, do: str, s3_url: str, tmp_path: Path) -> None:
-    rounds(jobs, do, s3_url, tmp_path / "seen")
+    rounds(jobs, do, s3_url, tmp_path / "seen", 20 if BEFORE[do] else 8)
 
 
 def test_the_commands_change_what_they_are_to_change(jobs: Jobs, tmp_path: Path) -> None:
