@@ -116,7 +116,7 @@ class LocalStorage:
     def list(self, prefix: str = "") -> Iterator[str]:
         def failed(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError) and not (prefix and isinstance(error, NotADirectoryError)):
-                raise self._unreadable(error, prefix or "the folder") from error
+                raise self._unreadable(error, prefix or "what is in it") from error
 
         top = self.path(prefix.rstrip("/")) if prefix else self.url
         for folder, _, files in os.walk(top, onerror=failed):
@@ -263,6 +263,8 @@ class LocalStorage:
 
     def _unreadable(self, error: OSError, name: str) -> Unreadable:
         why = error.strerror or error
+        if error.errno == errno.ENOTDIR:
+            return Unreadable(f"{self.url}: is a file, or lies in one; give a folder")
         return Unreadable(f"{self.url}: cannot read {shortened(name)} ({why}); its permissions must let you read")
 
     def _remove_own(self) -> None:

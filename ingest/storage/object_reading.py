@@ -116,7 +116,7 @@ class ObjectReader:
                 for facts in batch:
                     yield facts["path"]
         except Exception as error:
-            raise self._unreadable(error, prefix or "its names") from error
+            raise self._unreadable(error, prefix or "what is in it") from error
 
     def _store(self) -> Any:
         """The client of this process: none outlives a fork, and none is pickled."""

@@ -12,6 +12,7 @@ from ingest.storage.protocol import Storage
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "memory")
 """The schemes of object stores: those with conditional writes."""
 
+_SLIP = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/(?!/)")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -47,6 +48,9 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
         from ingest.storage.object_ import ObjectStorage
 
         return ObjectStorage(text)
+    slip = _SLIP.match(text)
+    if slip is not None and slip[1].lower() in (*SCHEMES, "file"):
+        raise EigenzooError(f"{text}: a URL has two slashes; write {slip[1]}:// if it is one, ./{text} if a folder")
     from ingest.storage.local import LocalStorage
 
     return LocalStorage(text if match is None else _local_path(text))

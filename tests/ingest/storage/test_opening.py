@@ -52,3 +52,16 @@ def test_what_names_no_place_is_refused_in_one_line(url: str, words: str) -> Non
 def test_opening_makes_nothing(tmp_path: Path) -> None:
     open_storage(tmp_path / "z")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["s3:/bucket/zoo", "file:/folder"])
+def test_one_slash_is_a_slip(text: str) -> None:
+    with pytest.raises(EigenzooError, match="a URL has two slashes"):
+        open_storage(text)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/zoo"):
+        with pytest.raises(EigenzooError, match="give a folder"):
+            list(open_storage(tmp_path / place).list())
