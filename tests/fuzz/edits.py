@@ -60,4 +60,6 @@ def on_config(what: str, edit: Callable[[bytes], bytes]) -> Mutation:
 
 def nth(mapping: dict[str, Any], n: int) -> str:
     keys = [k for k in mapping if k != "__metadata__"]
+    if not keys:
+        raise KeyError("no tensor is left")
     return keys[n % len(keys)]

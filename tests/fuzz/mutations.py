@@ -114,21 +114,19 @@ def _header_edits() -> st.SearchStrategy[Mutation]:
     shapes = st.lists(sizes, max_size=6) | bad
     offsets = st.lists(st.integers(-8, 10_000) | sizes, max_size=3) | bad
     rename = st.builds(
-        lambda i, new: on_header(
-            f"rename {i} to {new[:40]!r}", lambda h: {(new if k == nth(h, i) else k): v for k, v in h.items()}
-        ),
+        lambda i, new: on_header(f"rename {i} to {new[:40]!r}", lambda h: _renamed(h, nth(h, i), new)),
         n,
         st.sampled_from(BAD_NAMES) | st.text(max_size=40),
     )
     inside = st.builds(
         lambda i, part: on_header(
             f"component {part[:30]!r} into {i}",
-            lambda h: {(k.replace("layers.", f"layers.{part}.", 1) if k == nth(h, i) else k): v for k, v in h.items()},
+            lambda h: _renamed(h, nth(h, i), nth(h, i).replace("layers.", f"layers.{part}.", 1)),
         ),
         n,
         st.sampled_from(BAD_NAMES),
     )
-    drop = st.builds(lambda i: on_header(f"drop {i}", lambda h: {k: v for k, v in h.items() if k != nth(h, i)}), n)
+    drop = st.builds(lambda i: on_header(f"drop {i}", lambda h: _without(h, nth(h, i))), n)
     twice = st.builds(lambda i: on_header(f"key {i} twice", lambda h: _doubled(h, nth(h, i))), n)
     empty = st.builds(
         lambda count, key: on_header(f"{count} empty tensors", lambda h: {**h, **_empty(count, key)}),
@@ -153,6 +151,14 @@ def _header_edits() -> st.SearchStrategy[Mutation]:
         *(field("dtype", st.sampled_from(DTYPES)), field("shape", shapes), field("data_offsets", offsets)),
         *(rename, inside, drop, twice, empty, metadata, deep, wide),
     )
+
+
+def _renamed(header: dict[str, Any], key: str, new: str) -> dict[str, Any]:
+    return {(new if k == key else k): v for k, v in header.items()}
+
+
+def _without(header: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in header.items() if k != key}
 
 
 def _doubled(header: dict[str, Any], key: str) -> bytes:
