@@ -122,7 +122,6 @@ def plan(
         commit,
         chosen,
         rules,
-        options,
         settings.readmit,
         tuple(adapters),
         tuple(refused),

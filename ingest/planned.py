@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ingest.base import Base
-from ingest.formats.options import Options
 from ingest.store import schema
 from ingest.store.catalog import AdapterRecord, Commit
 
@@ -96,8 +95,6 @@ class Plan:
         The base model, its aliases, and every layer that the zoo will have.
     renames : tuple of str
         ``OLD=NEW`` pairs.
-    options : Options
-        How the adapters were parsed.
     readmit : bool
         Whether removed adapters are taken back.
     adapters : tuple of PlannedAdapter
@@ -116,7 +113,6 @@ class Plan:
     commit: Commit
     base: Base
     renames: tuple[str, ...]
-    options: Options
     readmit: bool
     adapters: tuple[PlannedAdapter, ...]
     refused: tuple[AdapterRecord, ...]

@@ -21,6 +21,7 @@ from ingest.planned import PlannedAdapter
 from ingest.private import private_folder
 from ingest.reasons import Reason
 from ingest.settings import Settings
+from ingest.store import schema
 
 if TYPE_CHECKING:
     from ingest.formats.adapter import AdapterFiles, LoraAdapter
@@ -28,14 +29,13 @@ if TYPE_CHECKING:
     from ingest.hub.remote import Candidate
     from ingest.hub.session import HubSession
 
-STAGING = "staging"
 DOWNLOADS = 8  # at a time: the Hub serves one connection slower than a disk takes
 
 
 def staging_folder(zoo: str, settings: Settings) -> str:
     """Where downloads and conversions for a zoo lie meanwhile: a folder that is this zoo's alone."""
     if settings.staging is None and "://" not in zoo:
-        return os.path.join(zoo, STAGING)
+        return os.path.join(zoo, schema.STAGING)
     import tempfile
 
     digest = hashlib.sha256(zoo.encode("utf-8", "surrogatepass")).hexdigest()
@@ -84,7 +84,6 @@ class Supply:
             from ingest.hub.session import HubSession
 
             self._session = HubSession(self._made(), options=self._options, keep=self._keep, threads=DOWNLOADS)
-            self._session.__enter__()
             self._session.clean()
         return self._session
 
