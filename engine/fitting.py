@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine import memory as _memory
 from engine.backends import choose, get_backend
-from engine.exact import DualSolver, ExactFit, MomentsSolver
+from engine.fit_reduction import Fit
+from engine.methods import SPECTRA, Wanted, method_named
 from engine.rank import parse_rule
+from engine.rank.fixed import Fixed
 from engine.rows import as_rows
 from engine.runners.partition import partition
 from engine.runners.protocol import describe
@@ -29,7 +31,7 @@ class FitPlan:
 
     Attributes
     ----------
-    method : "moments" when rows ≥ width, "dual" when there are fewer.
+    method : name in `engine.methods.METHODS`.
     n_rows, width : the matrix.
     device : name of the backend.
     n_tasks : ranges of rows that are folded apart.
@@ -50,10 +52,15 @@ def fit(
     *,
     center: str = "feature",
     device: str = "auto",
+    method: str = "auto",
+    spectrum: str = "full",
+    refine: bool | None = None,
+    products: str = "auto",
+    seed: int = 0,
     runner: Runner | None = None,
     memory: int | None = None,
 ) -> Subspace:
-    """Exact principal subspace of a matrix of rows, read once.
+    """Principal subspace of a matrix of rows; exact, in one pass, unless another method is asked for.
 
     Parameters
     ----------
@@ -61,6 +68,11 @@ def fit(
     k : rule for the number of components: "gavish-donoho", "ev:0.8" (share of variance), a number, or a rule.
     center : "feature" subtracts the mean row, "none" nothing.
     device : "auto", "cpu", "torch" or "cuda".
+    method : "auto", or a name in `engine.methods.METHODS`.
+    spectrum : "full": all singular values; "top": only the largest, with the noise level from the exact trace.
+    refine : one more pass that gives components below the floor all their digits; by default where one is wanted.
+    products : "auto", or "float64" to have 16-bit rows multiplied in float64 too.
+    seed : of the methods that draw random numbers.
     runner : who executes; by default this process.
     memory : bytes a task may use; None for no limit.
 
@@ -80,12 +92,24 @@ def fit(
     """
     rows = as_rows(x)
     device = choose(device)
-    plan_fit(rows, device=device, memory=memory)
-    reduction = exact_fit(rows, k, center=center, device=device)
+    plan = plan_fit(rows, device=device, memory=memory, method=method)
+    reduction = fit_reduction(
+        rows,
+        k,
+        center=center,
+        device=plan.device,
+        method=plan.method,
+        spectrum=spectrum,
+        refine=refine,
+        products=products,
+        seed=seed,
+    )
     return (runner or SerialRunner()).run(reduction, rows)
 
 
-def plan_fit(rows: RowSource, *, device: str = "auto", memory: int | None = None, name: str = "") -> FitPlan:
+def plan_fit(
+    rows: RowSource, *, device: str = "auto", memory: int | None = None, name: str = "", method: str = "auto"
+) -> FitPlan:
     """Method, tasks and memory for one matrix.
 
     Raises
@@ -94,7 +118,9 @@ def plan_fit(rows: RowSource, *, device: str = "auto", memory: int | None = None
         When a task would need more than `memory` bytes; the message begins with `name`.
     """
     n_rows, width = rows.shape
-    method = "dual" if n_rows < width else "moments"
+    if method == "auto":
+        method = "dual" if n_rows < width else "moments"
+    method_named(method)
     if method == "dual":
         needed = _memory.dual_task_bytes(n_rows, width, rows.dtype.itemsize)
     else:
@@ -104,14 +130,27 @@ def plan_fit(rows: RowSource, *, device: str = "auto", memory: int | None = None
     return FitPlan(method, n_rows, width, choose(device), n_tasks, needed)
 
 
-def exact_fit(
-    rows: RowSource, k: str | int | RankRule, *, center: str = "feature", device: str = "auto"
-) -> ExactFit[Any]:
-    """The reduction that turns `rows` into a `Subspace`; for a runner to execute."""
+def fit_reduction(
+    rows: RowSource,
+    k: str | int | RankRule,
+    *,
+    center: str = "feature",
+    device: str = "auto",
+    method: str = "auto",
+    spectrum: str = "full",
+    refine: bool | None = None,
+    products: str = "auto",
+    seed: int = 0,
+) -> Fit[Any]:
+    """The reduction that turns `rows` into a `Subspace`; for a runner to execute. Parameters as for `fit`."""
     if center not in CENTERS:
         raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
-    n_rows, width = rows.shape
+    if spectrum not in SPECTRA:
+        raise EigenzooError(f"spectrum: got {spectrum!r}; choose {' or '.join(SPECTRA)}")
     rule, backend = parse_rule(k), get_backend(device)
-    solver: Any = (DualSolver if n_rows < width else MomentsSolver)(width, backend)
-    settings = {"k": rule.name, "center": center, "device": backend.name}
-    return ExactFit(solver, rule, center, len(rows.offsets) - 1, rows.identity, settings)
+    if method == "auto":
+        method = "dual" if rows.shape[0] < rows.shape[1] else "moments"
+    wanted = Wanted(rule.k if isinstance(rule, Fixed) else None, spectrum, refine, products, seed)
+    solver = method_named(method).make(rows, backend, wanted)
+    settings = {"k": rule.name, "center": center, "device": backend.name, "method": method, "spectrum": spectrum}
+    return Fit(solver, rule, center, len(rows.offsets) - 1, rows.identity, settings)

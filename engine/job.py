@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.backends import choose
-from engine.fitting import FitPlan, exact_fit, plan_fit
+from engine.fitting import FitPlan, fit_reduction, plan_fit
 from engine.memory import check
 from engine.resume import local_folder, locked, prepare
 from engine.run import MatrixResult, Run, RunRecord, open_run, read_marker, summary, write_result
@@ -19,7 +19,7 @@ from ingest.store.reader import MatrixInfo, Zoo, open_zoo
 from ingest.store.rows import ZooRows
 
 if TYPE_CHECKING:
-    from engine.exact import ExactFit
+    from engine.fit_reduction import Fit
     from engine.runners.protocol import Runner
     from engine.subspace import Subspace
 
@@ -207,10 +207,10 @@ def _named(runner: Runner, job: Job) -> Iterator[tuple[tuple[str, str], Subspace
     keys = {f"{info.layer} {info.side}": (info.layer, info.side) for info, _, _ in job.waiting}
     k = job.record.settings.k
 
-    def work() -> Iterator[tuple[str, ExactFit[Any], ZooRows]]:
+    def work() -> Iterator[tuple[str, Fit[Any], ZooRows]]:
         for info, rows, _ in job.waiting:
             rule = k if isinstance(k, str) else k[info.layer][info.side]
-            fit = exact_fit(rows, rule, center=job.record.settings.center, device=job.device)
+            fit = fit_reduction(rows, rule, center=job.record.settings.center, device=job.device)
             yield f"{info.layer} {info.side}", fit, rows
 
     for name, subspace in runner.run_many(work()):

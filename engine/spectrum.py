@@ -34,17 +34,23 @@ NULL_RATIO = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """All singular values of one matrix, with what a rank rule needs to judge them.
+    """The singular values of one matrix, with what a rank rule needs to judge them.
 
     Attributes
     ----------
-    singular_values : (min(n_rows, width),) float64, descending; numerical nulls are 0.
+    singular_values : all min(n_rows, width) of them, float64, descending, numerical nulls as 0; where `kind` is
+        "top" only the largest.
     total_variance : Σ of all explained variances, from the exact trace.
     n_rows, width : the matrix's shape.
     n_effective : n_rows − 1 when centred, n_rows when not.
     n_zero_variance_columns : columns that contribute nothing.
     floor : σ at or below this is reported as 0.
-    method : "moments" or "dual".
+    method : name in `engine.methods.METHODS`.
+    kind : "full" or "top".
+    eigenvalue_error : how far a λ = σ² may be off, absolute; 0 where nobody has said.
+    noise : standard deviation of the noise in one entry, where it had to be estimated because the median is not
+        known; None otherwise.
+    noise_from : by which estimate; "" where there is none.
     """
 
     singular_values: NDArray[np.float64]
@@ -55,10 +61,14 @@ class Spectrum:
     n_zero_variance_columns: int
     floor: float
     method: str
+    kind: str = "full"
+    eigenvalue_error: float = 0.0
+    noise: float | None = None
+    noise_from: str = ""
 
     @property
     def explained_variance(self) -> NDArray[np.float64]:
-        """σ²/(n_rows − 1), (min(n_rows, width),)."""
+        """σ²/(n_rows − 1), as many as there are singular values."""
         return self.singular_values**2 / max(self.n_rows - 1, 1)
 
     @property
@@ -74,11 +84,28 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A solved matrix: its spectrum, its mean row (width,), and `components(k)` → (k, width), k ≤ rank."""
+    """A solved matrix.
+
+    Attributes
+    ----------
+    spectrum, mean : mean is (width,) float64.
+    components : k → (k, width) float64, orthonormal rows, k ≤ `spectrum.rank`.
+    passes : times the rows were read.
+    exact : whether all is the matrix's own up to rounding.
+    sigma_error : for an approximation, how far the singular values given may be off, absolute (a bound, or as
+        measured in the last pass); None where `spectrum.eigenvalue_error` says it.
+    products : what rows were multiplied in: "float64", "float32" or "bfloat16" (the latter two summed in float64).
+    note : what the reader should know of how it was found; "" for nothing.
+    """
 
     spectrum: Spectrum
     mean: NDArray[np.float64]
     components: Callable[[int], NDArray[np.float64]]
+    passes: int = 1
+    exact: bool = True
+    sigma_error: float | None = None
+    products: str = "float64"
+    note: str = ""
 
 
 def solve_moments(reduction: Moments, state: MomentsState, *, centred: bool) -> Solution:

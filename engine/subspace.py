@@ -32,6 +32,8 @@ _FACTS = (
     "passes",
     "source",
 )
+# Facts that older files do not have.
+_LATER = ("spectrum", "eigenvalue_error", "sigma_error", "noise", "noise_from", "products", "note")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,19 +45,27 @@ class Subspace:
     mean : (width,) float64, mean of the rows, also when it is not subtracted: see `offset`.
     components : (K, width) float64, orthonormal rows, by falling singular value; the entry of largest
         magnitude in each is positive. K may be 0.
-    singular_values : all min(n_rows, width) of them, descending, numerical nulls as 0.
+    singular_values : all min(n_rows, width) of them, descending, numerical nulls as 0; where `spectrum` is "top"
+        only the largest.
     total_variance : Σ of all explained variances, from the exact trace.
     n_rows, n_adapters : rows of the matrix, and adapters they come from.
     center : "feature": the mean was subtracted; "none": nothing was.
     k_choice : the rule that set K, and why. Where the rule declined (`k_choice.k` is None), K is 0.
     choices : what other rules would have said, by name, `k_choice` among them.
-    method : "moments" (eigenproblem of the scatter) or "dual" (of the rows' Gram; fewer rows than columns).
+    method : name in `engine.methods.METHODS`, such as "moments" (eigenproblem of the scatter).
     exact : whether the subspace is the matrix's own up to rounding, rather than an approximation.
     floor : singular values at or below this are reported as 0.
     n_zero_variance_columns : columns that contribute nothing.
     passes : times the rows were read.
     source : digest of the data; "" when unknown.
     settings : the settings of the fit, as JSON values.
+    spectrum : "full" or "top".
+    eigenvalue_error : how far a λ = σ² may be off, absolute, by the rounding of products and eigensolver.
+    sigma_error : for an approximation, how far a singular value may be off, absolute; None where it is exact.
+    noise, noise_from : standard deviation of the noise in one entry and by which estimate, where the median is
+        not known; None and "" otherwise.
+    products : what rows were multiplied in: "float64", or "float32" or "bfloat16" summed in float64.
+    note : what the reader should know of how it was found.
     """
 
     mean: NDArray[np.float64]
@@ -74,6 +84,13 @@ class Subspace:
     passes: int
     source: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    spectrum: str = "full"
+    eigenvalue_error: float = 0.0
+    sigma_error: float | None = None
+    noise: float | None = None
+    noise_from: str = ""
+    products: str = "float64"
+    note: str = ""
 
     @property
     def n_components(self) -> int:
@@ -97,7 +114,7 @@ class Subspace:
 
     @property
     def explained_variance(self) -> NDArray[np.float64]:
-        """σ²/(n_rows − 1), (min(n_rows, width),): of every direction, not only of the K kept."""
+        """σ²/(n_rows − 1) of every singular value, not only of the K kept."""
         return self.singular_values**2 / max(self.n_rows - 1, 1)
 
     @property
@@ -119,7 +136,7 @@ class Subspace:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .safetensors file in one atomic step: float64 arrays, the rest as JSON metadata."""
-        facts = {name: getattr(self, name) for name in _FACTS}
+        facts = {name: getattr(self, name) for name in _FACTS + _LATER}
         facts |= {
             "settings": dict(self.settings),
             "k_choice": asdict(self.k_choice),
@@ -140,6 +157,7 @@ class Subspace:
         try:
             fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
             fields |= {name: facts[name] for name in _FACTS}
+            fields |= {name: facts[name] for name in _LATER if name in facts}
             return Subspace(
                 **fields,
                 k_choice=RankChoice(**facts["k_choice"]),

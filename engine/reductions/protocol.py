@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,5 +28,12 @@ class Reduction(Protocol[S, R_co]):
     def combine(self, left: S, right: S) -> S:
         """The state of left's rows followed by right's. May update `left`; leaves `right` unchanged."""
 
-    def finish(self, state: S) -> R_co:
-        """The result. May use up `state`."""
+    def finish(self, state: S) -> R_co | Again[R_co]:
+        """The result, or the reduction of one more pass over the same rows. May use up `state`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again(Generic[R_co]):
+    """What `finish` returns when the rows have to be read once more: the reduction of the next pass."""
+
+    reduction: Reduction[Any, R_co]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.runners.partition import fold, ranges_of, tree
+from engine.reductions.protocol import Again
+from engine.runners.partition import S, fold, ranges_of, tree
 from engine.runners.protocol import Key, R, describe, failure
 
 if TYPE_CHECKING:
@@ -38,7 +39,15 @@ class SerialRunner:
 
 
 def _reduce(reduction: Reduction[Any, R], rows: RowSource) -> R:
-    def leaf(start: int, stop: int) -> Any:
+    while True:
+        result = reduction.finish(_pass(reduction, rows))
+        if not isinstance(result, Again):
+            return result
+        reduction = result.reduction
+
+
+def _pass(reduction: Reduction[S, Any], rows: RowSource) -> S:
+    def leaf(start: int, stop: int) -> S:
         return fold(reduction, rows, start, stop)
 
-    return reduction.finish(tree(ranges_of(rows), leaf, reduction.combine))
+    return tree(ranges_of(rows), leaf, reduction.combine)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.fitting import exact_fit
+from engine.fitting import fit_reduction
 from engine.reductions.moments import Moments
 from engine.rows import as_rows
 from engine.runners import partition
@@ -43,7 +43,7 @@ def test_fit_is_the_serial_fit_bit_for_bit(
 
     rows = saved(tmp_path, *shape)
     assert len(partition.ranges_of(rows)) == {2000: 15}.get(shape[0], 1)
-    reduction = exact_fit(rows, "ev:0.5", device="cpu")
+    reduction = fit_reduction(rows, "ev:0.5", device="cpu")
     reduction.start()
     with threadpool_limits(1):
         expected = SerialRunner().run(reduction, rows)
@@ -56,7 +56,7 @@ def test_fit_is_the_serial_fit_bit_for_bit(
 
 def test_states_match_one_pass_over_all_rows(runner: Any, tmp_path: Path, many_tasks: None) -> None:
     rows = saved(tmp_path, 1000, 16)
-    reduction = exact_fit(rows, 1, device="cpu").solver
+    reduction = fit_reduction(rows, 1, device="cpu").solver
     state = runner.run(reduction, rows)
     whole = Moments(16, reduction.backend)
     expected = whole.step(whole.start(), rows.read(0, 1000))
@@ -69,7 +69,7 @@ def test_arrays_in_memory(runner: Any, many_tasks: None) -> None:
     x = np.random.default_rng(1).standard_normal((600, 20))
     before = x.copy()
     rows = as_rows(x)
-    found = runner.run(exact_fit(rows, 4, device="cpu"), rows)
+    found = runner.run(fit_reduction(rows, 4, device="cpu"), rows)
     np.testing.assert_array_equal(x, before)
     np.testing.assert_allclose(found.singular_values, np.linalg.svd(x - x.mean(axis=0), compute_uv=False), rtol=1e-11)
 
@@ -82,7 +82,7 @@ def test_zarr_and_dask_arrays(runner: Any, tmp_path: Path, many_tasks: None) -> 
     expected = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
     for given in (array, da.from_zarr(str(tmp_path / "x.zarr"))):
         rows = as_rows(given)
-        found = runner.run(exact_fit(rows, 4, device="cpu"), rows)
+        found = runner.run(fit_reduction(rows, 4, device="cpu"), rows)
         np.testing.assert_allclose(found.singular_values, expected, rtol=1e-11)
 
 
@@ -93,7 +93,7 @@ def test_many_matrices_each_under_its_key(runner: Any, tmp_path: Path) -> None:
     def work() -> Any:
         for seed, rows in sources.items():
             taken.append(seed)
-            yield seed, exact_fit(rows, 1, device="cpu"), rows
+            yield seed, fit_reduction(rows, 1, device="cpu"), rows
 
     results = {}
     for key, sub in runner.run_many(work()):
@@ -110,9 +110,9 @@ def test_nothing_to_do(runner: Any) -> None:
 
 def test_a_failure_is_one_line_that_names_its_matrix(runner: Any, tmp_path: Path) -> None:
     good, bad = saved(tmp_path, 60, 8, 1), saved(tmp_path, 60, 8, 2, BrokenRows)
-    work = [(key, exact_fit(rows, 1, device="cpu"), rows) for key, rows in (("q_proj/A", good), ("v_proj/B", bad))]
+    work = [(key, fit_reduction(rows, 1, device="cpu"), rows) for key, rows in (("q_proj/A", good), ("v_proj/B", bad))]
     with pytest.raises(EigenzooError, match="^v_proj/B: OSError: the disk is gone$"):
         list(runner.run_many(work))
     with pytest.raises(EigenzooError, match=r"^q_proj/A: k: 9 components asked"):
-        list(runner.run_many([("q_proj/A", exact_fit(good, 9, device="cpu"), good)]))
+        list(runner.run_many([("q_proj/A", fit_reduction(good, 9, device="cpu"), good)]))
     assert dict(runner.run_many(work[:1]))["q_proj/A"].n_rows == 60  # and the runner is still good

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from engine.fitting import exact_fit
+from engine.fitting import fit_reduction
 from engine.runners import dask_, partition
 from engine.runners.serial import SerialRunner
 from ingest.errors import EigenzooError
@@ -34,7 +34,7 @@ def test_a_killed_worker_changes_nothing(
     marks = tmp_path / "marks"
     marks.mkdir()
     rows = FileRows(tmp_path / "x.npy", 100, delay=0.1, marks=marks)
-    reduction = exact_fit(rows, 5, device="cpu")
+    reduction = fit_reduction(rows, 5, device="cpu")
     reduction.start()
     with threadpool_limits(1):
         expected = SerialRunner().run(reduction, FileRows(tmp_path / "x.npy", 100))
@@ -76,7 +76,7 @@ def test_an_existing_cluster_by_address_or_client(
 
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((50, 6)))
     rows = FileRows(tmp_path / "x.npy", 5)
-    reduction = exact_fit(rows, 2, device="cpu")
+    reduction = fit_reduction(rows, 2, device="cpu")
     client = dask_runner._client
     address = client.scheduler.address
     with Runner(address) as by_address:
@@ -110,7 +110,7 @@ def test_no_scheduler_there() -> None:
 def test_what_is_sent_with_a_task_is_small(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((5000, 64)))
     rows = FileRows(tmp_path / "x.npy", 100)
-    assert len(pickle.dumps((exact_fit(rows, "gavish-donoho", device="cpu"), rows))) < 4000
+    assert len(pickle.dumps((fit_reduction(rows, "gavish-donoho", device="cpu"), rows))) < 4000
 
 
 def test_a_scheduler_without_workers_is_not_waited_for_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:

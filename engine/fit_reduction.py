@@ -1,0 +1,96 @@
+"""From rows to a `Subspace` in one reduction, so that only the small result leaves the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from engine.rank.choice import RankChoice, RankRule
+from engine.rank.explained_variance import ExplainedVariance
+from engine.rank.gavish_donoho import GavishDonoho
+from engine.reductions.protocol import Again
+from engine.subspace import Subspace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.methods import Solver
+    from engine.spectrum import Solution, Spectrum
+
+S = TypeVar("S")
+
+# Always computed beside the rule that was asked for, so that results can be read side by side.
+COMPANIONS: tuple[RankRule, ...] = (GavishDonoho(), ExplainedVariance(0.8))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit(Generic[S]):
+    """A `Reduction` from rows to `Subspace`: a solver's passes, spectrum, rule for K, components.
+
+    Attributes
+    ----------
+    solver : of a method in `engine.methods.METHODS`.
+    rule : the rule that sets K.
+    center : "feature" or "none".
+    n_adapters, source, settings : handed on to the result.
+    """
+
+    solver: Solver[S]
+    rule: RankRule
+    center: str
+    n_adapters: int
+    source: str
+    settings: Mapping[str, Any]
+
+    def start(self) -> S:
+        return self.solver.start()
+
+    def step(self, state: S, block: NDArray[Any], /) -> S:
+        return self.solver.step(state, block)
+
+    def combine(self, left: S, right: S) -> S:
+        return self.solver.combine(left, right)
+
+    def finish(self, state: S) -> Subspace | Again[Subspace]:
+        outcome = self.solver.solve(state, centred=self.center == "feature")
+        if isinstance(outcome, Again):
+            solver: Any = outcome.reduction
+            return Again(replace(self, solver=solver))
+        return self.result(outcome)
+
+    def result(self, solution: Solution) -> Subspace:
+        """K by the rule, and the result."""
+        spectrum = solution.spectrum
+        choices = choose_ranks(spectrum, self.rule)
+        chosen = choices[self.rule.name]
+        return Subspace(
+            mean=solution.mean,
+            components=solution.components(chosen.k or 0),
+            singular_values=spectrum.singular_values,
+            total_variance=spectrum.total_variance,
+            n_rows=spectrum.n_rows,
+            n_adapters=self.n_adapters,
+            center=self.center,
+            k_choice=chosen,
+            choices=choices,
+            method=spectrum.method,
+            exact=solution.exact,
+            floor=spectrum.floor,
+            n_zero_variance_columns=spectrum.n_zero_variance_columns,
+            passes=solution.passes,
+            source=self.source,
+            settings=self.settings,
+            spectrum=spectrum.kind,
+            eigenvalue_error=spectrum.eigenvalue_error,
+            sigma_error=solution.sigma_error,
+            noise=spectrum.noise,
+            noise_from=spectrum.noise_from,
+            products=solution.products,
+            note=solution.note,
+        )
+
+
+def choose_ranks(spectrum: Spectrum, rule: RankRule) -> dict[str, RankChoice]:
+    """What `rule` and its companions say, by name."""
+    return {each.name: each(spectrum) for each in (*COMPANIONS, rule)}
