@@ -7,18 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.fitting import fit
+    from engine.incremental import Incremental
     from engine.job import fit_zoo
     from engine.rank.choice import RankChoice
     from engine.rank.explained_variance import explained_variance
     from engine.rank.gavish_donoho import gavish_donoho
     from engine.rows import RowSource
     from engine.run import open_run
+    from engine.runners.dask_ import DaskRunner
+    from engine.runners.serial import SerialRunner
+    from engine.runners.threads import ThreadsRunner
+    from engine.streaming import Moments
     from engine.subspace import Subspace
 
 _HOMES = {
+    "DaskRunner": "engine.runners.dask_",
+    "Incremental": "engine.incremental",
+    "Moments": "engine.streaming",
     "RankChoice": "engine.rank.choice",
     "RowSource": "engine.rows",
+    "SerialRunner": "engine.runners.serial",
     "Subspace": "engine.subspace",
+    "ThreadsRunner": "engine.runners.threads",
     "explained_variance": "engine.rank.explained_variance",
     "fit": "engine.fitting",
     "fit_zoo": "engine.job",
@@ -27,9 +37,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "DaskRunner",
+    "Incremental",
+    "Moments",
     "RankChoice",
     "RowSource",
+    "SerialRunner",
     "Subspace",
+    "ThreadsRunner",
     "explained_variance",
     "fit",
     "fit_zoo",

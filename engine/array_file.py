@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KEY = "eigenzoo"
 VERSION = 1
+HEADER_BYTES = 100_000_000  # no safetensors header is longer
 
 
 def write(
@@ -55,6 +56,26 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, NDArray[np.
     except (SafetensorError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise EigenzooError(f"{path}: not a whole safetensors file ({reason}); fit and save it again") from problem
+    return arrays, _facts(path, metadata, kind)
+
+
+def read_facts(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """The facts alone, at the cost of the file's header; errors as for `read`."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            metadata = _metadata(head + file.read(min(int.from_bytes(head, "little"), HEADER_BYTES)))
+    except (OSError, ValueError) as problem:
+        raise EigenzooError(f"{path}: cannot be read ({problem}); give a file written by save") from problem
+    return _facts(path, metadata, kind)
+
+
+def foreign(path: str | os.PathLike[str], kind: str) -> EigenzooError:
+    """What to say of a file that is of another kind."""
+    return EigenzooError(f"{path}: not a {kind} of eigenzoo; give a file written by save")
+
+
+def _facts(path: str | os.PathLike[str], metadata: Mapping[str, Any], kind: str) -> dict[str, Any]:
     try:
         facts = json.loads(metadata[KEY])
         if facts["kind"] != kind:
@@ -65,12 +86,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, NDArray[np.
             )
     except (KeyError, TypeError, ValueError) as problem:
         raise foreign(path, kind) from problem
-    return arrays, facts
-
-
-def foreign(path: str | os.PathLike[str], kind: str) -> EigenzooError:
-    """What to say of a file that is of another kind."""
-    return EigenzooError(f"{path}: not a {kind} of eigenzoo; give a file written by save")
+    return dict(facts)
 
 
 def _metadata(data: bytes) -> dict[str, Any]:

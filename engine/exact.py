@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.reductions.dual import Dual, GatheredRows
 from engine.reductions.moments import Moments, MomentsState
@@ -11,10 +11,22 @@ from engine.spectrum import Solution, solve_dual, solve_moments
 
 @dataclass(frozen=True, slots=True)
 class MomentsSolver(Moments):
-    """Rows ≥ width: the scatter's eigenproblem."""
+    """Rows ≥ width: the scatter's eigenproblem.
+
+    Attributes
+    ----------
+    kind : "full" or "top".
+    wanted : how many components will be wanted, where that is known.
+    passes : made before this one.
+    """
+
+    kind: str = "full"
+    wanted: int | None = None
+    passes: int = 0
 
     def solve(self, state: MomentsState, *, centred: bool) -> Solution:
-        return solve_moments(self, self.finish(state), centred=centred)
+        solution = solve_moments(self, self.finish(state), centred=centred, kind=self.kind, wanted=self.wanted)
+        return replace(solution, passes=self.passes + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from engine.rank.choice import RankChoice, RankRule
 from engine.rank.explained_variance import ExplainedVariance
+from engine.rank.fixed import Fixed
 from engine.rank.gavish_donoho import GavishDonoho
 from engine.reductions.protocol import Again
+from engine.solvers.refined import Refinement, finer, wants_refining
 from engine.subspace import Subspace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from engine.backends.protocol import Backend
     from engine.methods import Solver
     from engine.spectrum import Solution, Spectrum
 
@@ -34,6 +37,7 @@ class Fit(Generic[S]):
     rule : the rule that sets K.
     center : "feature" or "none".
     n_adapters, source, settings : handed on to the result.
+    refine : one more pass for small singular values: True, False, or None where one that is wanted calls for it.
     """
 
     solver: Solver[S]
@@ -42,6 +46,12 @@ class Fit(Generic[S]):
     n_adapters: int
     source: str
     settings: Mapping[str, Any]
+    refine: bool | None = False
+
+    @property
+    def backend(self) -> Backend:
+        """Who computes."""
+        return self.solver.backend
 
     def start(self) -> S:
         return self.solver.start()
@@ -57,7 +67,21 @@ class Fit(Generic[S]):
         if isinstance(outcome, Again):
             solver: Any = outcome.reduction
             return Again(replace(self, solver=solver))
+        if self._calls_for_another(outcome.spectrum):
+            next_solver: Any = finer(self.solver, outcome, centred=self.center == "feature")
+            return Again(replace(self, solver=next_solver))
         return self.result(outcome)
+
+    def _calls_for_another(self, spectrum: Spectrum) -> bool:
+        """Whether one more pass should renew what rounding took."""
+        last: Any = self.solver
+        if self.refine is False or spectrum.method != "moments" or isinstance(last, Refinement):
+            return False
+        # A number that is given may lie beyond what the first pass can tell from zero.
+        k = self.rule.k if isinstance(self.rule, Fixed) else self.rule(spectrum).k or 0
+        if not 0 < k <= min(*spectrum.effective_shape, len(spectrum.singular_values)):
+            return False
+        return self.refine is True or wants_refining(spectrum, k)
 
     def result(self, solution: Solution) -> Subspace:
         """K by the rule, and the result."""

@@ -9,10 +9,11 @@ from engine import memory as _memory
 from engine.backends import choose, get_backend
 from engine.fit_reduction import Fit
 from engine.methods import SPECTRA, Wanted, method_named
+from engine.plan.choice import choose_method, without_refinement
+from engine.plan.matrix import matrix_of
 from engine.rank import parse_rule
 from engine.rank.fixed import Fixed
 from engine.rows import as_rows
-from engine.runners.partition import partition
 from engine.runners.protocol import describe
 from engine.runners.serial import SerialRunner
 from engine.subspace import CENTERS
@@ -36,6 +37,8 @@ class FitPlan:
     device : name of the backend.
     n_tasks : ranges of rows that are folded apart.
     task_bytes : peak memory of a task.
+    refine : as `Wanted.refine`; False where there is no room for one more pass.
+    why : the reason for the method, in one line.
     """
 
     method: str
@@ -44,6 +47,13 @@ class FitPlan:
     device: str
     n_tasks: int
     task_bytes: int
+    refine: bool | None = None
+    why: str = ""
+
+    @property
+    def process_bytes(self) -> int:
+        """Peak memory of a task, and what its process needs to hold the library of the backend."""
+        return self.task_bytes + (_memory.TORCH_BYTES if self.device == "torch" else 0)
 
 
 def fit(
@@ -60,7 +70,7 @@ def fit(
     runner: Runner | None = None,
     memory: int | None = None,
 ) -> Subspace:
-    """Principal subspace of a matrix of rows; exact, in one pass, unless another method is asked for.
+    """Principal subspace of a matrix of rows; exact, in one pass, unless the memory allowed leaves no room for that.
 
     Parameters
     ----------
@@ -68,7 +78,8 @@ def fit(
     k : rule for the number of components: "gavish-donoho", "ev:0.8" (share of variance), a number, or a rule.
     center : "feature" subtracts the mean row, "none" nothing.
     device : "auto", "cpu", "torch" or "cuda".
-    method : "auto", or a name in `engine.methods.METHODS`.
+    method : "auto", or a name in `engine.methods.METHODS`. "auto" takes an exact one where its tasks fit `memory`,
+        and says in `Subspace.method` and `Subspace.exact` what it took.
     spectrum : "full": all singular values; "top": only the largest, with the noise level from the exact trace.
     refine : one more pass that gives components below the floor all their digits; by default where one is wanted.
     products : "auto", or "float64" to have 16-bit rows multiplied in float64 too.
@@ -91,8 +102,8 @@ def fit(
     Time O(n_rows · width · min(n_rows, width) + min(n_rows, width)³); memory is `FitPlan.task_bytes`.
     """
     rows = as_rows(x)
-    device = choose(device)
-    plan = plan_fit(rows, device=device, memory=memory, method=method)
+    wanted = what_is_wanted(k, spectrum=spectrum, refine=refine, products=products, seed=seed)
+    plan = plan_fit(rows, device=device, memory=memory, method=method, wanted=wanted)
     reduction = fit_reduction(
         rows,
         k,
@@ -100,7 +111,7 @@ def fit(
         device=plan.device,
         method=plan.method,
         spectrum=spectrum,
-        refine=refine,
+        refine=plan.refine,
         products=products,
         seed=seed,
     )
@@ -108,26 +119,51 @@ def fit(
 
 
 def plan_fit(
-    rows: RowSource, *, device: str = "auto", memory: int | None = None, name: str = "", method: str = "auto"
+    rows: RowSource,
+    *,
+    device: str = "auto",
+    memory: int | None = None,
+    name: str = "",
+    method: str = "auto",
+    wanted: Wanted | None = None,
 ) -> FitPlan:
-    """Method, tasks and memory for one matrix.
+    """Method, device, tasks and memory for one matrix.
 
     Raises
     ------
     EigenzooError
-        When a task would need more than `memory` bytes; the message begins with `name`.
+        When a task would need more than `memory` bytes by any method, or by the one asked for; the message begins
+        with `name`.
     """
-    n_rows, width = rows.shape
-    if method == "auto":
-        method = "dual" if n_rows < width else "moments"
-    method_named(method)
-    if method == "dual":
-        needed = _memory.dual_task_bytes(n_rows, width, rows.dtype.itemsize)
-    else:
-        needed = _memory.primal_task_bytes(n_rows, width, rows.block_rows, rows.dtype.itemsize)
-    _memory.check(needed, memory, name or describe(rows))
-    n_tasks = len(partition(n_rows, rows.block_rows, width))
-    return FitPlan(method, n_rows, width, choose(device), n_tasks, needed)
+    wanted = wanted or Wanted()
+    device = device if device == "auto" else choose(device)
+    choice = choose_method(matrix_of(rows), wanted, method=method, device=device, memory=memory)
+    chosen = choice.must(name or describe(rows))
+    refine = without_refinement(wanted, chosen).refine
+    return FitPlan(
+        chosen.method, *rows.shape, chosen.device, chosen.work.n_ranges, chosen.task_bytes, refine, choice.why
+    )
+
+
+def what_is_wanted(
+    k: str | int | RankRule,
+    *,
+    spectrum: str = "full",
+    refine: bool | None = None,
+    products: str = "auto",
+    seed: int = 0,
+) -> Wanted:
+    """What is asked of a method. Parameters as for `fit`.
+
+    Raises
+    ------
+    EigenzooError
+        For an unknown rule or spectrum.
+    """
+    if spectrum not in SPECTRA:
+        raise EigenzooError(f"spectrum: got {spectrum!r}; choose {' or '.join(SPECTRA)}")
+    rule = parse_rule(k)
+    return Wanted(rule.k if isinstance(rule, Fixed) else None, spectrum, refine, products, seed)
 
 
 def fit_reduction(
@@ -145,12 +181,11 @@ def fit_reduction(
     """The reduction that turns `rows` into a `Subspace`; for a runner to execute. Parameters as for `fit`."""
     if center not in CENTERS:
         raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
-    if spectrum not in SPECTRA:
-        raise EigenzooError(f"spectrum: got {spectrum!r}; choose {' or '.join(SPECTRA)}")
-    rule, backend = parse_rule(k), get_backend(device)
-    if method == "auto":
-        method = "dual" if rows.shape[0] < rows.shape[1] else "moments"
-    wanted = Wanted(rule.k if isinstance(rule, Fixed) else None, spectrum, refine, products, seed)
+    rule, wanted = parse_rule(k), what_is_wanted(k, spectrum=spectrum, refine=refine, products=products, seed=seed)
+    if method == "auto" or device == "auto":
+        plan = plan_fit(rows, device=device, method=method, wanted=wanted)
+        method, device = plan.method, plan.device
+    backend = get_backend(device)
     solver = method_named(method).make(rows, backend, wanted)
     settings = {"k": rule.name, "center": center, "device": backend.name, "method": method, "spectrum": spectrum}
-    return Fit(solver, rule, center, len(rows.offsets) - 1, rows.identity, settings)
+    return Fit(solver, rule, center, len(rows.offsets) - 1, rows.identity, settings, refine)

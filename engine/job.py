@@ -5,23 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.backends import choose
-from engine.fitting import FitPlan, fit_reduction, plan_fit
+from engine.fitting import FitPlan, fit_reduction, plan_fit, what_is_wanted
+from engine.kept_fit import Further, Stale, Update, Whole, kept_task_bytes
 from engine.memory import check
 from engine.resume import local_folder, locked, prepare
-from engine.run import MatrixResult, Run, RunRecord, open_run, read_marker, summary, write_result
+from engine.run import MatrixResult, Run, RunRecord, open_run, read_marker, state_path, summary, write_result
+from engine.runners.partition import ranges_of
 from engine.runners.serial import SerialRunner
 from engine.selection import KByMatrix, check_k, choose_matrices, run_settings
+from engine.subspace import Subspace
+from engine.updates import States, check_visible
+from ingest.errors import EigenzooError
 from ingest.store.reader import MatrixInfo, Zoo, open_zoo
 from ingest.store.rows import ZooRows
 
 if TYPE_CHECKING:
     from engine.fit_reduction import Fit
+    from engine.reductions.protocol import Reduction
     from engine.runners.protocol import Runner
-    from engine.subspace import Subspace
+
+
+# Of states that are kept: what float32 sums lose could only be had back by one more look at all rows.
+KEPT_PRODUCTS = "float64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,23 @@ class Progress:
     done: int
     total: int
     last: MatrixResult | None
+
+
+class Waiting(NamedTuple):
+    """A matrix to be fitted.
+
+    `change` is what has to be read of it; None where no state is kept: the run keeps none, or its method has none.
+    """
+
+    info: MatrixInfo
+    rows: ZooRows
+    plan: FitPlan
+    change: Update | Whole | None
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"{self.info.layer} {self.info.side}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +71,23 @@ class Job:
     record : RunRecord
         Settings and zoo.
     device : str
-        Name of the backend.
-    waiting : tuple of (MatrixInfo, ZooRows, FitPlan)
+        Name of the backend, or "auto": then every matrix has the one that suits it.
+    waiting : tuple of Waiting
     done : tuple of MatrixResult
         Finished at an earlier start, from the same rows.
+    states : States or None
+        Of a run that keeps them.
+    notice : callable or None
+        Called with one line when something is not as at the last start.
     """
 
     path: str
     record: RunRecord
     device: str
-    waiting: tuple[tuple[MatrixInfo, ZooRows, FitPlan], ...]
+    waiting: tuple[Waiting, ...]
     done: tuple[MatrixResult, ...]
+    states: States | None = None
+    notice: Callable[[str], None] | None = None
 
 
 def fit_zoo(
@@ -65,10 +98,15 @@ def fit_zoo(
     side: str = "both",
     center: str = "feature",
     k: str | int | KByMatrix = "gavish-donoho",
+    method: str = "auto",
+    spectrum: str = "full",
+    refine: bool | None = None,
+    products: str = "auto",
     device: str = "auto",
     runner: Runner | None = None,
     memory: int | None = None,
     restart: bool = False,
+    keep_state: bool = False,
     progress: Callable[[Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Run:
@@ -76,12 +114,13 @@ def fit_zoo(
 
     Parameters
     ----------
-    zoo, out, layers, side, center, k, device, restart, notice
+    zoo, out, layers, side, center, k, method, spectrum, refine, products, device, restart, keep_state, notice
         See `open_job`.
     runner : Runner, optional
         Who executes; this process without it.
     memory : int, optional
-        Bytes that one task may use.
+        Bytes that one task may use; without it there is no limit. Where no exact method fits, method "auto" takes an
+        approximate one, and says so by `notice` and in the result.
     progress : callable, optional
         Called with a `Progress` after every matrix.
 
@@ -96,10 +135,24 @@ def fit_zoo(
 
     Notes
     -----
-    Cost: one read of each matrix, O(rows · width · min(rows, width)) flops and one eigenproblem.
+    Cost: one read of each matrix, O(rows · width · min(rows, width)) flops and one eigenproblem. Where a state was
+    kept, only rows of adapters that came or went since are read.
     """
     with open_job(
-        zoo, out, layers=layers, side=side, center=center, k=k, device=device, restart=restart, notice=notice
+        zoo,
+        out,
+        layers=layers,
+        side=side,
+        center=center,
+        k=k,
+        method=method,
+        spectrum=spectrum,
+        refine=refine,
+        products=products,
+        device=device,
+        restart=restart,
+        keep_state=keep_state,
+        notice=notice,
     ) as job:
         return run_job(job, runner or SerialRunner(), memory=memory, progress=progress)
 
@@ -113,8 +166,13 @@ def open_job(
     side: str = "both",
     center: str = "feature",
     k: str | int | KByMatrix = "gavish-donoho",
+    method: str = "auto",
+    spectrum: str = "full",
+    refine: bool | None = None,
+    products: str = "auto",
     device: str = "auto",
     restart: bool = False,
+    keep_state: bool = False,
     notice: Callable[[str], None] | None = None,
 ) -> Iterator[Job]:
     """Find out what a run directory lacks, begin it where there is none, and keep other fits out until the end.
@@ -130,10 +188,13 @@ def open_job(
     center : {"feature", "none"}
     k : str, int or mapping
         A rule (see `engine.fit`), or ``{layer: {side: K}}`` for every chosen matrix.
-    device : str
-        See `engine.fit`.
+    method, spectrum, refine, products, device
+        See `engine.fit`. Where states are kept, products are float64.
     restart : bool
         Discard what the run directory holds.
+    keep_state : bool
+        Keep the moments of every matrix that is solved by them in the run, 4 · width · (width + 1) bytes each, made
+        with float64 products: from then on every start reads only the rows of adapters that came or went.
     notice : callable, optional
         Called with one line when something is not as at the last start.
 
@@ -150,14 +211,14 @@ def open_job(
     """
     zoo = zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
     path = local_folder(out)
-    settings = run_settings(center, k)
+    settings = run_settings(center, k, method=method, spectrum=spectrum, refine=refine, products=products)
     chosen = choose_matrices(zoo, layers, side)
     check_k(settings, chosen)
     planned = tuple((m.layer, m.side) for m in chosen)
-    record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model, zoo.commit.uuid, planned)
-    device = choose(device)
+    record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model, zoo.commit.uuid, planned, keep_state)
+    device = device if device == "auto" else choose(device)
     with locked(path):
-        prepare(path, record, zoo.matrices, restart=restart, notice=notice)
+        record = prepare(path, record, zoo.matrices, restart=restart, notice=notice)
         yield _job(zoo, path, record, chosen, device, notice)
 
 
@@ -169,49 +230,180 @@ def _job(
     device: str,
     notice: Callable[[str], None] | None,
 ) -> Job:
-    waiting: list[tuple[MatrixInfo, ZooRows, FitPlan]] = []
+    states = States(path, zoo) if record.keep_state else None
+    waiting: list[Waiting] = []
     done: list[MatrixResult] = []
     stale = 0
     for info in chosen:
         rows = zoo.rows(info.layer, side=info.side)
         marker = read_marker(path, info.layer, info.side)
-        if marker is not None and marker.identity == rows.identity:
+        same = marker is not None and marker.identity == rows.identity
+        plan = _plan(record, info, rows, device)
+        keeper = states if plan.method == "moments" else None
+        if marker is not None and same and (keeper is None or keeper.kept(info)):
             done.append(marker)
-        else:
-            stale += marker is not None
-            waiting.append((info, rows, plan_fit(rows, device=device)))
+            continue
+        stale += marker is not None and not same
+        fit = _fit(record, info, rows, plan)
+        change = keeper.change(info, rows, fit, marker) if keeper is not None else None
+        waiting.append(Waiting(info, rows, _planned(plan, rows, change), change))
     if stale and notice is not None:
         notice(f"{stale} of {len(chosen)} matrices have other rows than at the last start and are fitted again")
-    return Job(path, record, device, tuple(waiting), tuple(done))
+    _tell_whole(notice, [(w, w.change.reason) for w in waiting if isinstance(w.change, Whole)])
+    return Job(path, record, device, tuple(waiting), tuple(done), states, notice)
+
+
+def within(job: Job, memory: int | None, *, quiet: bool = False) -> Job:
+    """The job as it is done with `memory` bytes a task: by other methods where those planned do not fit.
+
+    Raises
+    ------
+    EigenzooError
+        Naming a matrix for which none fits.
+    """
+    if memory is None or all(each.plan.task_bytes <= memory for each in job.waiting):
+        return job
+    waiting, other = list[Waiting](), list[tuple[Waiting, str]]()
+    for each in job.waiting:
+        if each.plan.task_bytes > memory:
+            plan = _plan(job.record, each.info, each.rows, job.device, memory, each.name)
+            change = each.change if plan.method == "moments" else None
+            each = each._replace(plan=_planned(plan, each.rows, change), change=change)
+            check(each.plan.task_bytes, memory, each.name)
+            other.append((each, plan.why))
+        waiting.append(each)
+    if not quiet:
+        _tell(job.notice, "by", other)
+    return replace(job, waiting=tuple(waiting))
 
 
 def run_job(
     job: Job, runner: Runner, *, memory: int | None = None, progress: Callable[[Progress], None] | None = None
 ) -> Run:
     """Fit the matrices that wait; see `fit_zoo`."""
+    job = within(job, memory)
     done, total = len(job.done), len(job.done) + len(job.waiting)
-    for info, _, plan in job.waiting:
-        check(plan.task_bytes, memory, f"{info.layer} {info.side}")
+    if job.states is not None and job.waiting:
+        check_visible(runner, job.waiting[0].rows, job.path)
     if progress is not None:
         progress(Progress(done, total, None))
-    for (layer, side), subspace in _named(runner, job):
-        last = summary(layer, side, subspace)
+    for each, subspace, rows_read in _fitted(runner, job):
+        last = summary(each.info.layer, each.info.side, subspace, rows_read)
         write_result(job.path, last, subspace)
+        if job.states is not None and each.change is None:  # what a method that keeps no state has left behind
+            Path(state_path(job.path, *last.key)).unlink(missing_ok=True)
         done += 1
         if progress is not None:
             progress(Progress(done, total, last))
     return open_run(job.path)
 
 
-def _named(runner: Runner, job: Job) -> Iterator[tuple[tuple[str, str], Subspace]]:
-    keys = {f"{info.layer} {info.side}": (info.layer, info.side) for info, _, _ in job.waiting}
-    k = job.record.settings.k
+def _fitted(runner: Runner, job: Job) -> Iterator[tuple[Waiting, Subspace, int]]:
+    """Every matrix with its result and the rows that were read for it."""
+    again: list[tuple[Waiting, Stale | Further]] = []
+    for each, outcome in _outcomes(runner, _first(job)):
+        if isinstance(outcome, Subspace):
+            update = each.change if isinstance(each.change, Update) else None
+            yield each, outcome, update.n_rows if update else each.rows.shape[0] * outcome.passes
+        else:
+            again.append((each, outcome))
+    _tell_whole(job.notice, [(each, o.reason if isinstance(o, Stale) else FURTHER) for each, o in again])
+    read = {each.name: each.change.n_rows for each, _ in again if isinstance(each.change, Update)}
+    for each, outcome in _outcomes(runner, _second(job, again)):
+        if not isinstance(outcome, Subspace):
+            raise EigenzooError(f"{each.name}: read whole and still without a result; --restart the run")
+        passes = outcome.passes - any(e is each and isinstance(o, Further) for e, o in again)
+        yield each, outcome, read[each.name] + each.rows.shape[0] * passes
 
-    def work() -> Iterator[tuple[str, Fit[Any], ZooRows]]:
-        for info, rows, _ in job.waiting:
-            rule = k if isinstance(k, str) else k[info.layer][info.side]
-            fit = fit_reduction(rows, rule, center=job.record.settings.center, device=job.device)
-            yield f"{info.layer} {info.side}", fit, rows
 
-    for name, subspace in runner.run_many(work()):
-        yield keys[name], subspace
+FURTHER = "components below the floor are wanted, which takes one more look at every row"
+Outcome = Subspace | Stale | Further
+Work = tuple[Waiting, "Reduction[Any, Outcome]", ZooRows]
+
+
+def _outcomes(runner: Runner, work: Iterator[Work]) -> Iterator[tuple[Waiting, Outcome]]:
+    waiting: dict[str, Waiting] = {}
+
+    def named() -> Iterator[tuple[str, Reduction[Any, Outcome], ZooRows]]:
+        for each, reduction, rows in work:
+            waiting[each.name] = each
+            yield each.name, reduction, rows
+
+    for name, outcome in runner.run_many(named()):
+        yield waiting.pop(name), outcome
+
+
+def _first(job: Job) -> Iterator[Work]:
+    for each in job.waiting:
+        fit = _fit(job.record, each.info, each.rows, each.plan)
+        if job.states is None or each.change is None:
+            yield each, fit, each.rows
+        else:
+            rows = each.change.rows if isinstance(each.change, Update) else each.rows
+            yield each, job.states.reduction(each.info, each.rows, fit, each.change), rows
+
+
+def _second(job: Job, again: list[tuple[Waiting, Stale | Further]]) -> Iterator[Work]:
+    """Matrices whose update did not do: read whole."""
+    for each, outcome in again:
+        if isinstance(outcome, Further):
+            yield each, outcome.reduction, each.rows
+        elif job.states is not None:
+            fit = _fit(job.record, each.info, each.rows, each.plan)
+            yield each, job.states.reduction(each.info, each.rows, fit, Whole()), each.rows
+
+
+def _rule(record: RunRecord, info: MatrixInfo) -> str | int:
+    k = record.settings.k
+    return k if isinstance(k, str) else k[info.layer][info.side]
+
+
+def _products(record: RunRecord) -> str:
+    return KEPT_PRODUCTS if record.keep_state else record.settings.products
+
+
+def _plan(
+    record: RunRecord, info: MatrixInfo, rows: ZooRows, device: str, memory: int | None = None, name: str = ""
+) -> FitPlan:
+    settings = record.settings
+    wanted = what_is_wanted(
+        _rule(record, info), spectrum=settings.spectrum, refine=settings.refine, products=_products(record)
+    )
+    return plan_fit(rows, device=device, memory=memory, name=name, method=settings.method, wanted=wanted)
+
+
+def _fit(record: RunRecord, info: MatrixInfo, rows: ZooRows, plan: FitPlan) -> Fit[Any]:
+    return fit_reduction(
+        rows,
+        _rule(record, info),
+        center=record.settings.center,
+        device=plan.device,
+        method=plan.method,
+        spectrum=record.settings.spectrum,
+        refine=plan.refine,
+        products=_products(record),
+    )
+
+
+def _planned(plan: FitPlan, rows: ZooRows, change: Update | Whole | None) -> FitPlan:
+    """The plan of a matrix whose state is kept: as many tasks as its update has, and room for the states it holds."""
+    if change is None:
+        return plan
+    tasks = len(ranges_of(change.rows)) if isinstance(change, Update) else plan.n_tasks
+    return replace(plan, n_tasks=tasks, task_bytes=max(plan.task_bytes, kept_task_bytes(rows)))
+
+
+def _tell_whole(notice: Callable[[str], None] | None, found: list[tuple[Waiting, str]]) -> None:
+    """A line for every reason for which matrices are read whole that have been fitted before."""
+    _tell(notice, "read whole:", found)
+
+
+def _tell(notice: Callable[[str], None] | None, what: str, found: list[tuple[Waiting, str]]) -> None:
+    by_reason: dict[str, list[Waiting]] = {}
+    for each, reason in found:
+        if reason:
+            by_reason.setdefault(reason, []).append(each)
+    if notice is not None:
+        for reason, matrices in by_reason.items():
+            number = f"{len(matrices)} matrices" if len(matrices) > 1 else "1 matrix"
+            notice(f"{number} ({matrices[0].name}{' first' if len(matrices) > 1 else ''}) {what} {reason}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from engine.backends.protocol import PRODUCTS
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 SPECTRA = ("full", "top")
+COARSE_WIDTH = 512  # from here on 16-bit rows are multiplied with float32 results
 
 
 class Solver(Protocol[S]):
     """A state's own half of the work: fold, combine, solve."""
+
+    @property
+    def backend(self) -> Backend: ...
 
     def start(self) -> S: ...
 
@@ -75,10 +80,29 @@ class Method:
     what: str
 
 
+def moments_products(dtype: str, width: int, backend: Backend, products: str = "auto") -> str:
+    """What rows are multiplied in for a scatter: one of `PRODUCTS`.
+
+    Raises
+    ------
+    EigenzooError
+        For products that are unknown, or of 16 bits and not the rows' own.
+    """
+    if products == "auto":
+        # Narrow matrices are quick in float64 anyway.
+        return backend.products(dtype) if width >= COARSE_WIDTH else "float64"
+    if products not in PRODUCTS or products in ("bfloat16", "float16") and products != dtype:
+        raise EigenzooError(
+            f"products: got {products!r} for rows of {dtype}; choose auto, float64, float32 or the rows' own"
+        )
+    return products
+
+
 def _moments(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
     from engine.exact import MomentsSolver
 
-    return MomentsSolver(rows.shape[1], backend)
+    products = moments_products(rows.dtype.name, rows.shape[1], backend, wanted.products)
+    return MomentsSolver(rows.shape[1], backend, products, wanted.spectrum, wanted.components)
 
 
 def _dual(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
@@ -87,9 +111,30 @@ def _dual(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
     return DualSolver(rows.shape[1], backend)
 
 
+def _randomized(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
+    from engine.solvers import krylov
+
+    return krylov.begin(*rows.shape, backend, wanted.components, wanted.seed)
+
+
+def _incremental(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
+    from engine.solvers import incremental
+
+    return incremental.begin(rows.shape[1], backend, wanted.components)
+
+
+def _tsqr(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
+    from engine.solvers.tsqr import TsqrSolver
+
+    return TsqrSolver(rows.shape[1], backend)
+
+
 METHODS: dict[str, Method] = {
     "moments": Method(_moments, True, "exact: one pass, eigenproblem of the scatter (width × width)"),
     "dual": Method(_dual, True, "exact: one pass, eigenproblem of the rows' Gram, for fewer rows than columns"),
+    "randomized": Method(_randomized, False, "approximate, error measured: block Krylov in 5 to 8 passes"),
+    "incremental": Method(_incremental, False, "approximate, error bounded: one pass, merged and truncated"),
+    "tsqr": Method(_tsqr, True, "exact to the last digit of float64: one pass of QR, the slow reference"),
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.run import MATRICES, RUN, RunRecord, marker_path, read_record, result_path, write_record
+from engine.run import MATRICES, RUN, RunRecord, marker_path, read_record, result_path, state_path, write_record
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def locked(path: str) -> Iterator[None]:
 
 def prepare(
     path: str, record: RunRecord, matrices: Iterable[MatrixInfo], *, restart: bool, notice: Notice | None
-) -> None:
+) -> RunRecord:
     """Go on with the run at `path`, or begin it, and clear away what a killed start or an older zoo left there.
 
     Parameters
@@ -78,6 +78,11 @@ def prepare(
     notice : callable, optional
         Called with one line when something is not as at the last start.
 
+    Returns
+    -------
+    RunRecord
+        As it is now on disk, with what earlier starts asked for.
+
     Raises
     ------
     EigenzooError
@@ -86,9 +91,10 @@ def prepare(
     if restart:
         _discard(path)
     matrices = list(matrices)
-    _continue_or_begin(path, record, matrices, notice)
+    record = _continue_or_begin(path, record, matrices, notice)
     _sweep(path)
     _drop_others(path, matrices, notice)
+    return record
 
 
 def _refuse_foreign(path: str) -> None:
@@ -104,7 +110,7 @@ def _discard(path: str) -> None:
         os.unlink(os.path.join(path, RUN))
 
 
-def _continue_or_begin(path: str, record: RunRecord, matrices: list[MatrixInfo], notice: Notice | None) -> None:
+def _continue_or_begin(path: str, record: RunRecord, matrices: list[MatrixInfo], notice: Notice | None) -> RunRecord:
     before = read_record(path)
     if before is not None:
         changes = before.settings.differences(record.settings)
@@ -124,9 +130,10 @@ def _continue_or_begin(path: str, record: RunRecord, matrices: list[MatrixInfo],
         # A matrix that an earlier start asked for is still asked for, unless the zoo has it no more.
         known = {(m.layer, m.side) for m in matrices}
         planned = dict.fromkeys([*(key for key in before.planned if key in known), *record.planned])
-        record = replace(record, planned=tuple(planned))
+        record = replace(record, planned=tuple(planned), keep_state=before.keep_state or record.keep_state)
     if before != record:
         write_record(path, record)
+    return record
 
 
 def _sweep(path: str) -> None:
@@ -138,8 +145,9 @@ def _sweep(path: str) -> None:
 
 
 def _drop_others(path: str, matrices: Iterable[MatrixInfo], notice: Notice | None) -> None:
-    """Remove results of matrices that the zoo does not have, or no longer."""
-    known = {os.path.basename(of(path, m.layer, m.side)) for m in matrices for of in (marker_path, result_path)}
+    """Remove results and states of matrices that the zoo does not have, or no longer."""
+    files = (marker_path, result_path, state_path)
+    known = {os.path.basename(of(path, m.layer, m.side)) for m in matrices for of in files}
     folder = os.path.join(path, MATRICES)
     # In order of name, a summary goes before the result that it marks as complete.
     gone = [n for n in sorted(_listed(folder)) if n.endswith((".json", ".safetensors")) and n not in known]

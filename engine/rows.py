@@ -161,7 +161,7 @@ def _from_torch(tensor: Any) -> NDArray[Any]:
 
 def _checked(array: Any) -> tuple[np.dtype[Any], tuple[int, int]]:
     shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
-    if shape is None or dtype is None:
+    if shape is None or dtype is None or _made_by(array, "scipy"):  # scipy's sparse matrices have neither rows nor len
         raise EigenzooError(f"rows: got {type(array).__name__}; give a numpy, zarr or dask array, or a RowSource")
     if len(shape) != 2:
         raise EigenzooError(f"rows: got {len(shape)} dimensions {tuple(shape)}; give a matrix (rows × width)")

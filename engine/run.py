@@ -6,6 +6,7 @@
       run.json                          settings, the matrices asked for, and the zoo (path, uuid, commit)
       matrices/<layer>.<side>.safetensors   the Subspace
       matrices/<layer>.<side>.json          its summary; written last, so it marks the result as complete
+      matrices/<layer>.<side>.state.safetensors   its moments, in a run that keeps them; written before both
       .lock                             held by the fit that writes
 """
 
@@ -28,14 +29,22 @@ if TYPE_CHECKING:
 FORMAT = 1
 RUN = "run.json"
 MATRICES = "matrices"
+STATE_ENDING = ".state.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What decides the results: how rows are centred, and the rule for K (or K per layer and side)."""
+    """What decides the results: how rows are centred, the rule for K (or K per layer and side), and how to solve.
+
+    The last four are as for `engine.fit`.
+    """
 
     center: str = "feature"
     k: str | dict[str, dict[str, int]] = "gavish-donoho"
+    method: str = "auto"
+    spectrum: str = "full"
+    refine: bool | None = None
+    products: str = "auto"
 
     def differences(self, other: RunSettings) -> list[str]:
         """One "name: mine → other's" per setting that differs."""
@@ -49,6 +58,7 @@ class RunRecord:
 
     `zoo_uuid` tells apart zoos that were made at one path, one after the other; "" where it is unknown.
     `planned` are the matrices, as (layer, side), that any start asked for; none where that was not recorded.
+    `keep_state`: whether moments are kept, so that later starts read only what changed.
     """
 
     settings: RunSettings
@@ -57,6 +67,7 @@ class RunRecord:
     base_model: str | None
     zoo_uuid: str = ""
     planned: tuple[tuple[str, str], ...] = ()
+    keep_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,9 @@ class MatrixResult:
     n_zero_variance_columns : int
     identity : str
         Digest of the rows; a zoo that changed gives another one.
+    rows_read : int or None
+        Rows that were read for this result: fewer than `rows` where a kept state was brought up to date, more where
+        they were read more than once; None of an older run.
     """
 
     layer: str
@@ -101,6 +115,7 @@ class MatrixResult:
     center: str = "feature"
     n_zero_variance_columns: int = 0
     identity: str = ""
+    rows_read: int | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -176,7 +191,8 @@ def read_record(path: str) -> RunRecord | None:
         settings = RunSettings(**document["settings"])
         zoo = {name: document[name] for name in ("zoo", "zoo_version", "base_model")}
         planned = tuple((str(layer), str(side)) for layer, side in document.get("planned", ()))
-        return RunRecord(settings, **zoo, zoo_uuid=document.get("zoo_uuid", ""), planned=planned)
+        keep = bool(document.get("keep_state", False))
+        return RunRecord(settings, **zoo, zoo_uuid=document.get("zoo_uuid", ""), planned=planned, keep_state=keep)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -207,7 +223,7 @@ def read_marker(path: str, layer: str, side: str) -> MatrixResult | None:
     return result if os.path.exists(result_path(path, layer, side)) else None
 
 
-def summary(layer: str, side: str, subspace: Subspace) -> MatrixResult:
+def summary(layer: str, side: str, subspace: Subspace, rows_read: int | None = None) -> MatrixResult:
     """The summary of a fitted subspace."""
     gavish_donoho = subspace.choices["gavish-donoho"]
     return MatrixResult(
@@ -227,6 +243,7 @@ def summary(layer: str, side: str, subspace: Subspace) -> MatrixResult:
         center=subspace.center,
         n_zero_variance_columns=subspace.n_zero_variance_columns,
         identity=subspace.source,
+        rows_read=rows_read,
     )
 
 
@@ -245,10 +262,15 @@ def marker_path(path: str, layer: str, side: str) -> str:
     return os.path.join(path, MATRICES, f"{quote(layer)}.{side}.json")
 
 
+def state_path(path: str, layer: str, side: str) -> str:
+    """Where a matrix's moments lie, in a run that keeps them."""
+    return os.path.join(path, MATRICES, f"{quote(layer)}.{side}{STATE_ENDING}")
+
+
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sorts names with their numbers in numeric order: layer 2 before layer 10."""
     return tuple((0, int(p)) if p.isascii() and p.isdigit() and len(p) < 10 else (1, p) for p in name.split("."))
 
 
-def _short(value: str | Mapping[str, Any]) -> str:
-    return value if isinstance(value, str) else f"K given for {len(value)} layers"
+def _short(value: str | bool | Mapping[str, Any] | None) -> str:
+    return f"K given for {len(value)} layers" if isinstance(value, Mapping) else str(value)

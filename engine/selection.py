@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from engine.backends.protocol import PRODUCTS
+from engine.methods import SPECTRA, method_named
 from engine.rank import parse_rule
 from engine.rank.fixed import Fixed
 from engine.run import RunSettings
@@ -44,19 +46,36 @@ def choose_matrices(zoo: Zoo, layers: str = "*", side: str = "both") -> list[Mat
     return chosen
 
 
-def run_settings(center: str, k: str | int | KByMatrix) -> RunSettings:
+def run_settings(
+    center: str,
+    k: str | int | KByMatrix,
+    *,
+    method: str = "auto",
+    spectrum: str = "full",
+    refine: bool | None = None,
+    products: str = "auto",
+) -> RunSettings:
     """The settings of a run, with a rule under its own name.
 
     Raises
     ------
     EigenzooError
-        For an unknown centring or rule.
+        For an unknown centring, rule, method, spectrum or products.
     """
     if center not in CENTERS:
         raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
+    if method != "auto":
+        method_named(method)
+    if spectrum not in SPECTRA:
+        raise EigenzooError(f"spectrum: got {spectrum!r}; choose {' or '.join(SPECTRA)}")
+    if products not in ("auto", *PRODUCTS):
+        raise EigenzooError(f"products: got {products!r}; choose auto, {', '.join(PRODUCTS)}")
+    rule: str | dict[str, dict[str, int]]
     if isinstance(k, Mapping):
-        return RunSettings(center, {layer: {s: _plain(n) for s, n in sides.items()} for layer, sides in k.items()})
-    return RunSettings(center, parse_rule(k).name)
+        rule = {layer: {s: _plain(n) for s, n in sides.items()} for layer, sides in k.items()}
+    else:
+        rule = parse_rule(k).name
+    return RunSettings(center, rule, method, spectrum, refine, products)
 
 
 def check_k(settings: RunSettings, chosen: Sequence[MatrixInfo]) -> None:

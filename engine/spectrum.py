@@ -16,20 +16,32 @@ Conventions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.eigen import SMALLEST, Pairs, solve_apart, top_pairs
+from engine.rank.gavish_donoho import optimal_ratio
+from engine.rank.noise import noise_from_trace
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.backends.protocol import Eigen
+    from engine.backends.protocol import Array, Backend, Eigen
     from engine.reductions.dual import Dual, GatheredRows
     from engine.reductions.moments import Moments, MomentsState
 
 NULL_RATIO = 1e-7
+# How far an eigenvalue may be off by the rounding of products and sums: over λ₁ for float64 (measured at most 9e-16).
+FINE_ROUNDING = 2e-15
+# For float32 sums, in units of 2⁻²⁴: an entry of the diagonal is off by up to 19 of itself, to one side (sums of
+# products of few bits are rounded half-way, and to even, again and again); the others by a few, to either side, so
+# that together their norm is about twice the largest norm of a row, which is at most √(λ₁ · max G_ii).
+COARSE_DIAGONAL, COARSE_REST = 24 * 2.0**-24, 6 * 2.0**-24
+NOISE_FROM_TRACE = "the exact trace, less what stands above the Marchenko–Pastur edge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,7 @@ class Spectrum:
     noise : standard deviation of the noise in one entry, where it had to be estimated because the median is not
         known; None otherwise.
     noise_from : by which estimate; "" where there is none.
+    following : where `kind` is "top", about the first singular value that is not given, from below; 0 if not known.
     """
 
     singular_values: NDArray[np.float64]
@@ -65,6 +78,7 @@ class Spectrum:
     eigenvalue_error: float = 0.0
     noise: float | None = None
     noise_from: str = ""
+    following: float = 0.0
 
     @property
     def explained_variance(self) -> NDArray[np.float64]:
@@ -108,18 +122,83 @@ class Solution:
     note: str = ""
 
 
-def solve_moments(reduction: Moments, state: MomentsState, *, centred: bool) -> Solution:
-    """Eigenproblem of the scatter (or Gram) in place: O(width³) time, the state is used up."""
-    b = reduction.backend
+def solve_moments(
+    reduction: Moments, state: MomentsState, *, centred: bool, kind: str = "full", wanted: int | None = None
+) -> Solution:
+    """Eigenproblem of the scatter (or Gram) in place: O(width³) time, the state is used up.
+
+    Parameters
+    ----------
+    reduction, state : `state` as `finish` left it.
+    centred : whether the mean is subtracted.
+    kind : "full": all singular values; "top": `wanted` of them, or as many as stand above the noise.
+    wanted : how many components will be wanted, where that is known.
+
+    Notes
+    -----
+    Scatters of float64 products are solved in float64. Where products were coarser, eigenvalues below the few largest
+    are found in float32 if the backend has values alone cheaper than vectors: what that costs is in
+    `Spectrum.eigenvalue_error`.
+    """
+    b, n = reduction.backend, state.n
     mean = b.to_host(state.mean)
     scatter = state.scatter if centred else reduction.gram(state)
     squares = b.diagonal(scatter)
-    n, eigen = state.n, b.eigen(scatter)
+    products = reduction.products if state.coarse else "float64"
+    whole = _Whole(squares, mean, n, centred, "moments", bool(state.coarse))
+    eigen: Eigen
+    if kind == "top" and reduction.width >= SMALLEST:
+        b.mirror(scatter)
+        found = _top(b, scatter, whole, wanted)
+        if found is not None:
+            spectrum = whole.top(found.pairs, rounding(state, squares, found.pairs.values), found.noise)
+            top = found.pairs.vectors
+            return Solution(spectrum, mean, lambda k: signed(b.to_host(top[:, :k]).T), products=products)
+    if b.values_alone and reduction.width >= SMALLEST:
+        apart = solve_apart(b, scatter, dtype="float32" if state.coarse else "float64")
+        eigen, error, null = apart, apart.error, apart.null_error
+    else:
+        eigen, error, null = b.eigen(scatter), 0.0, 0.0
+    lost = rounding(state, squares, eigen.values)
+    floor = max(NULL_RATIO * math.sqrt(max(float(eigen.values[0]), 0.0)), math.sqrt(null))
+    if state.coarse:
+        floor = max(floor, math.sqrt(lost))
+    spectrum = whole.full(eigen.values, error + lost, floor)
+    return Solution(spectrum, mean, lambda k: signed(b.to_host(eigen.vectors(k)).T), products=products)
 
-    def components(k: int) -> NDArray[np.float64]:
-        return _signed(b.to_host(eigen.vectors(k)).T)
 
-    return Solution(_spectrum(eigen, squares, mean, n, centred, "moments"), mean, components)
+def rounding(state: MomentsState, squares: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+    """How far an eigenvalue of a finished state may be off by products and sums; `squares` is the diagonal."""
+    largest = max(float(values[0]), 0.0)
+    if not state.coarse:
+        return FINE_ROUNDING * largest
+    offset = state.offset
+    diagonal = float((squares + offset).max())
+    return COARSE_DIAGONAL * diagonal + COARSE_REST * math.sqrt((largest + float(offset.sum())) * diagonal)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    pairs: Pairs
+    noise: float
+
+
+def _top(b: Backend, scatter: Array, whole: _Whole, wanted: int | None) -> _Found | None:
+    """The wanted largest pairs, and all that stand above the noise; None where they do not come apart."""
+    most = min(whole.n_effective, whole.width) // 8
+    while wanted is None or wanted <= most:
+        pairs = top_pairs(b, scatter, wanted)
+        if wanted is not None and len(pairs.values) < wanted:
+            return None
+        sigma = np.sqrt(np.maximum(pairs.values, 0.0))
+        noise = noise_from_trace(sigma, float(whole.squares.sum()), whole.shape)
+        short, long = sorted(whole.shape)
+        threshold = optimal_ratio(short / long) * math.sqrt(long) * noise
+        # `following` is from below: the next value may be larger, but then the search that takes it in says so.
+        if len(sigma) and math.sqrt(max(pairs.following, 0.0)) <= threshold:
+            return _Found(pairs, noise)
+        wanted = len(sigma) + max(8, len(sigma) // 2) if len(sigma) else 1
+    return None
 
 
 def solve_dual(reduction: Dual, state: GatheredRows, *, centred: bool) -> Solution:
@@ -127,7 +206,9 @@ def solve_dual(reduction: Dual, state: GatheredRows, *, centred: bool) -> Soluti
     b = reduction.backend
     gram, mean, squares = reduction.gram(state, centred=centred)
     eigen = b.eigen(gram)
-    spectrum = _spectrum(eigen, squares, mean, state.n, centred, "dual")
+    size = max(float(eigen.values[0]), 0.0)
+    whole = _Whole(squares, mean, state.n, centred, "dual")
+    spectrum = whole.full(eigen.values, FINE_ROUNDING * size, NULL_RATIO * math.sqrt(size))
 
     def components(k: int) -> NDArray[np.float64]:
         if k == 0:
@@ -138,35 +219,85 @@ def solve_dual(reduction: Dual, state: GatheredRows, *, centred: bool) -> Soluti
             v[tile.start : tile.stop] = b.to_host(b.matmul(scaled, tile.x)).T
         v /= spectrum.singular_values[:k]
         # The division magnifies rounding by σ₁/σ, so small components are made orthonormal again, in order.
-        return _signed(b.to_host(b.orthonormalise(b.matrix(v))).T)
+        return signed(b.to_host(b.orthonormalise(b.matrix(v))).T)
 
     return Solution(spectrum, mean, components)
 
 
-def _spectrum(
-    eigen: Eigen, squares: NDArray[np.float64], mean: NDArray[np.float64], n: int, centred: bool, method: str
-) -> Spectrum:
-    width = len(squares)
-    n_effective = n - 1 if centred else n
-    sigma = np.sqrt(np.maximum(eigen.values[: min(n, width)], 0.0))
-    floor = NULL_RATIO * float(sigma[0])
-    sigma[sigma <= floor] = 0.0
-    sigma[n_effective:] = 0.0
-    # The mean of equal values may be off by an ulp when blocks met in another order of magnitude.
-    rounding = n * (4 * np.finfo(np.float64).eps * mean) ** 2 if centred else np.zeros(width)
-    return Spectrum(
-        singular_values=sigma,
-        total_variance=float(squares.sum()) / max(n - 1, 1),
-        n_rows=n,
-        width=width,
-        n_effective=n_effective,
-        n_zero_variance_columns=int(np.count_nonzero(squares <= rounding)),
-        floor=floor,
-        method=method,
-    )
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What is known of a matrix before its eigenvalues: column squares (width,), mean, rows, centring, method."""
+
+    squares: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    n: int
+    centred: bool
+    method: str
+    coarse: bool = False
+
+    @property
+    def width(self) -> int:
+        return len(self.squares)
+
+    @property
+    def n_effective(self) -> int:
+        return self.n - 1 if self.centred else self.n
+
+    @property
+    def zero_columns(self) -> int:
+        if not self.centred:
+            return int(np.count_nonzero(self.squares <= 0.0))
+        # The mean of equal values may be off by an ulp when blocks met in another order of magnitude. Float32 sums
+        # of a constant column leave 1e-6 of its squares: 16-bit columns of so little spread are not told from it.
+        relative = 1e-5 if self.coarse else (4 * float(np.finfo(np.float64).eps)) ** 2
+        return int(np.count_nonzero(self.squares <= relative * self.n * self.mean**2))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The effective shape, without columns that hold nothing."""
+        return self.n_effective, self.width - self.zero_columns
+
+    def full(self, values: NDArray[np.float64], error: float, floor: float) -> Spectrum:
+        sigma = np.sqrt(np.maximum(values[: min(self.n, self.width)], 0.0))
+        sigma[sigma <= floor] = 0.0
+        sigma[self.n_effective :] = 0.0
+        return self._spectrum(sigma, error, floor, "full")
+
+    def top(self, pairs: Pairs, error: float, noise: float) -> Spectrum:
+        sigma = np.sqrt(np.maximum(pairs.values, 0.0))
+        floor = max(NULL_RATIO * float(sigma[0]), math.sqrt(error) if self.coarse else 0.0)
+        sigma[sigma <= floor] = 0.0
+        following = math.sqrt(max(pairs.following, 0.0))
+        return self._spectrum(sigma, error, floor, "top", noise, NOISE_FROM_TRACE, following)
+
+    def _spectrum(
+        self,
+        sigma: NDArray[np.float64],
+        error: float,
+        floor: float,
+        kind: str,
+        noise: float | None = None,
+        noise_from: str = "",
+        following: float = 0.0,
+    ) -> Spectrum:
+        return Spectrum(
+            singular_values=sigma,
+            total_variance=float(self.squares.sum()) / max(self.n - 1, 1),
+            n_rows=self.n,
+            width=self.width,
+            n_effective=self.n_effective,
+            n_zero_variance_columns=self.zero_columns,
+            floor=floor,
+            method=self.method,
+            kind=kind,
+            eigenvalue_error=error,
+            noise=noise,
+            noise_from=noise_from,
+            following=following,
+        )
 
 
-def _signed(components: NDArray[np.float64]) -> NDArray[np.float64]:
+def signed(components: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each row with its entry of largest magnitude made positive: the sign LAPACK leaves open."""
     rows = np.arange(len(components))
     largest = components[rows, np.argmax(np.abs(components), axis=1)] if len(components) else np.ones(0)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import demo, ingest_, living, runs, zoo
+from engine.cli import demo, ingest_, living, plan, runs, zoo
 
 app = typer.Typer(
     name="eigenzoo",
@@ -49,6 +49,7 @@ for command, epilog in (
     (zoo.log, "Example:  eigenzoo log zoo.zarr"),
     (living.remove, "Example:  eigenzoo remove zoo.zarr some-adapter"),
     (living.compact, "Example:  eigenzoo compact zoo.zarr"),
+    (plan.plan, "Example:  eigenzoo plan zoo.zarr --workers 2,8"),
     (runs.fit, "Example:  eigenzoo fit zoo.zarr --out run --k gavish-donoho"),
     (runs.rank, "Example:  eigenzoo rank run"),
     (runs.report, "Example:  eigenzoo report run --out report.html"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.output import Meter, emit_json, parse_size, say, size, table
+from engine.cli.output import Meter, counted, emit_json, parse_size, say, size, table
 from engine.cli.zoo import Json, ZooPath, is_zoo, open_zoo_here
 
 if TYPE_CHECKING:
@@ -31,6 +31,15 @@ def fit(
     k: Annotated[
         str, typer.Option("--k", help="gavish-donoho, ev:0.8, a number, or a JSON file {layer: {side: K}}.")
     ] = "gavish-donoho",
+    method: Annotated[
+        str, typer.Option("--method", help="auto, moments, dual, randomized, incremental or tsqr; see `plan`.")
+    ] = "auto",
+    spectrum: Annotated[str, typer.Option("--spectrum", help="full, or top: the largest values alone.")] = "full",
+    refine: Annotated[
+        bool | None,
+        typer.Option("--refine/--no-refine", help="One more pass for small singular values; by default where needed."),
+    ] = None,
+    products: Annotated[str, typer.Option("--products", help="auto, or the least precise, such as float64.")] = "auto",
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -45,20 +54,35 @@ def fit(
     memory: Annotated[
         str | None, typer.Option("--memory", help="Memory of all workers together, such as 8GiB.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, torch or cuda.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, torch, cuda, cuda:1, cupy, cupy:1.")] = "auto",
+    performance_report: Annotated[
+        str | None,
+        typer.Option("--performance-report", metavar="FILE", help="Save Dask's page of what every worker did when."),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what the run directory holds.")] = False,
+    keep_state: Annotated[
+        bool,
+        typer.Option(
+            "--keep-state", help="Keep moments in the run: later starts read only adapters that came or went."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Fit every matrix of a zoo: components, spectrum, K."""
-    from engine.backends import BACKENDS
+    from engine.backends import DEVICES, form_of
+    from engine.backends.protocol import PRODUCTS
     from engine.job import Progress, open_job, run_job
+    from engine.methods import METHODS, SPECTRA
     from engine.run import open_run
     from engine.selection import SIDES
     from engine.subspace import CENTERS
 
     one_of("--side", side, SIDES)
     one_of("--center", center, CENTERS)
-    one_of("--device", device, ("auto", *BACKENDS))
+    one_of("--method", method, ("auto", *METHODS))
+    one_of("--spectrum", spectrum, SPECTRA)
+    one_of("--products", products, ("auto", *PRODUCTS))
+    one_of("--device", form_of(device), DEVICES)
     with open_job(
         open_zoo_here(zoo),
         out,
@@ -66,19 +90,31 @@ def fit(
         side=side,
         center=center,
         k=parse_k(k),
+        method=method,
+        spectrum=spectrum,
+        refine=refine,
+        products=products,
         device=device,
         restart=restart,
+        keep_state=keep_state,
         notice=say,
     ) as job:
+        fitted: list[MatrixResult] = []
         if job.waiting:
-            with _cluster(job, scheduler, workers, memory) as (runner, share), Meter("fit", "matrices") as meter:
+            with (
+                _cluster(job, scheduler, workers, memory, performance_report) as (runner, share),
+                Meter("fit", "matrices") as meter,
+            ):
 
                 def tell(p: Progress) -> None:
+                    fitted.extend([p.last] if p.last else [])
                     meter.update(p.done, p.total, f"{p.last.layer} {p.last.side}" if p.last else "")
 
                 run_job(job, runner, memory=share, progress=tell)
         run = open_run(job.path)
-    print_run(run, json)
+    print_run(run, json, {"rows_read": sum(m.rows_read or 0 for m in fitted)})
+    if job.states is not None:
+        say(what_was_read(job, fitted))
     say(f"run {run.path}")
 
 
@@ -163,38 +199,69 @@ def open_run_here(path: str) -> Run:
 
 @contextlib.contextmanager
 def _cluster(
-    job: Job, scheduler: str | None, workers: int | None, memory: str | None
+    job: Job, scheduler: str | None, workers: int | None, memory: str | None, report: str | None
 ) -> Iterator[tuple[DaskRunner, int | None]]:
     """A Dask runner and the bytes a task may use; a local cluster is sized to the machine and the memory."""
+    import dask
     import psutil
 
+    from engine.backends import choose
+    from engine.job import within
+    from engine.runners.cluster import IDLE_BYTES
     from engine.runners.dask_ import DaskRunner
+    from ingest.errors import EigenzooError
 
     limit = parse_size(memory) if memory else int(psutil.virtual_memory().available * 0.8)
-    needed = max(plan.task_bytes for _, _, plan in job.waiting)
-    tasks = sum(plan.n_tasks for _, _, plan in job.waiting)
+    if scheduler is None and not dask.config.get("scheduler-address", None):
+        job = within(job, limit // (workers or 1), quiet=True)
+    needed = max(each.plan.process_bytes for each in job.waiting)
+    tasks = sum(each.plan.n_tasks for each in job.waiting)
     if workers is None:
-        workers = max(1, min(len(os.sched_getaffinity(0)), tasks, limit // needed))
-    with DaskRunner(scheduler, workers=workers) as runner:
+        workers = max(1, min(len(os.sched_getaffinity(0)), tasks, limit // (needed + IDLE_BYTES)))
+    with DaskRunner(scheduler, workers=workers, device=choose(job.device)) as runner:
+        here = runner.n_workers
+        dashboard = f"dashboard {runner.dashboard_link}" if runner.dashboard_link else ""
         if runner.is_local:
-            plural = "s" if workers > 1 else ""
-            say(f"dask: {workers} worker{plural} here, tasks of up to {size(needed)}")
-            if runner.dashboard_link:
-                say(f"dask: dashboard {runner.dashboard_link}")
-            yield runner, limit // workers
+            say(f"dask: {counted(here, 'worker')} here, tasks of up to {size(needed)}")
+            for line in (runner.note, dashboard):
+                if line:
+                    say(f"dask: {line}")
+            share: int | None = limit // max(1, here)
         else:
-            dashboard = f", dashboard {runner.dashboard_link}" if runner.dashboard_link else ""
-            say(f"dask: {runner.n_workers} workers{dashboard}")
-            yield runner, parse_size(memory) // max(1, runner.n_workers) if memory else None
+            say(f"dask: {counted(here, 'worker')}{', ' if dashboard else ''}{dashboard}")
+            share = parse_size(memory) // max(1, here) if memory else None
+        share = min((most for most in (share, runner.task_bytes) if most is not None), default=None)
+        try:
+            fitting = within(job, share, quiet=True)
+        except EigenzooError:
+            for each in job.waiting:  # a worker's own limit is said as such
+                runner.check_memory(each.plan.process_bytes, each.name)
+            raise
+        for each in fitting.waiting:
+            runner.check_memory(each.plan.process_bytes, each.name)
+        with runner.performance_report(report) if report else contextlib.nullcontext():
+            yield runner, share
 
 
-def print_run(run: Run, json: bool) -> None:
-    """The table of a run, or its JSON, and what the run still lacks."""
+def what_was_read(job: Job, fitted: Sequence[MatrixResult]) -> str:
+    """A line on how many rows a start read, of how many there are, in a run that keeps states."""
+    from engine.updates import kept_bytes
+
+    rows = sum(m.rows for m in job.done) + sum(each.info.rows for each in job.waiting)
+    read = sum(m.rows_read or 0 for m in fitted)
+    updated = sum(1 for m in fitted if m.rows_read is not None and m.rows_read < m.rows)
+    matrices = "1 matrix" if updated == 1 else f"{updated} matrices"
+    said = f"read {read:,} of {rows:,} rows ({matrices} updated, {len(fitted) - updated} read whole)"
+    return f"{said}; kept states take {size(kept_bytes(job.path))}"
+
+
+def print_run(run: Run, json: bool, more: Mapping[str, Any] | None = None) -> None:
+    """The table of a run, or its JSON (with `more` in it), and what the run still lacks."""
     from engine.run import rule_key
 
     results = run.matrices
     if json:
-        emit_json({"matrices": [matrix_json(r) for r in results], "planned": run.planned(results)})
+        emit_json({"matrices": [matrix_json(r) for r in results], "planned": run.planned(results), **(more or {})})
     else:
         rows = [
             (

@@ -76,7 +76,7 @@ class ExplainedVariance:
         # Variances are over n − 1 whether the rows were centred or not, so Σσ² is what that gives back.
         total = spectrum.total_variance * max(spectrum.n_rows - 1, 1)
         choice = explained_variance(spectrum.singular_values, self.fraction, total, self.name)
-        if choice.k is None and total > 0:
+        if choice.k is None and total > 0 and spectrum.kind == "full":
             # Only values below the floor are missing: everything that can be told from zero is the answer.
             return RankChoice(spectrum.rank, self.fraction, self.name, "all components above the floor")
         return choice

@@ -40,22 +40,24 @@ def gavish_donoho(singular_values: ArrayLike, shape: tuple[int, int], noise: flo
 
     Parameters
     ----------
-    singular_values : all min(shape) singular values, any order. Null values beyond that number are taken
-        for what they are (a centred wide matrix of n rows has n values, the last one 0).
+    singular_values : all min(shape) singular values, any order; where `noise` is given, the largest are enough. Null
+        values beyond that number are taken for what they are (a centred wide matrix of n rows has n values, the last
+        one 0).
     shape : the effective shape, in either order: (n − 1, width) when the rows' mean was subtracted.
     noise : standard deviation of the noise in one entry; None: judged from the median singular value.
 
     Returns
     -------
     RankChoice
-        k = number of values above `threshold`, in the units of the values. k is None, with a note, when half
-        or more of the spectrum is numerically null and no noise is given: the median then measures nothing.
+        k = number of values above `threshold`, in the units of the values; a note says so where the values given are
+        not all there are and none of them lies below. k is None, with a note, when half or more of the spectrum is
+        numerically null and no noise is given: the median then measures nothing.
 
     Raises
     ------
     EigenzooError
-        For a truncated spectrum, whose median is unknown; for a noise level that is not positive; for values
-        that are negative or not finite.
+        For a truncated spectrum without `noise`, as its median is unknown; for a noise level that is not positive; for
+        values that are negative or not finite.
 
     Notes
     -----
@@ -67,10 +69,10 @@ def gavish_donoho(singular_values: ArrayLike, shape: tuple[int, int], noise: flo
         raise EigenzooError(f"gavish-donoho: noise must be positive, got {noise}; leave it out if unknown")
     if not np.isfinite(values).all() or (values < 0).any():
         raise EigenzooError("gavish-donoho: singular values must be finite and not negative")
-    if len(values) < short:
+    if len(values) < short and (noise is None or not len(values)):
         raise EigenzooError(
             f"gavish-donoho: got {len(values)} singular values of a {shape[0]} × {shape[1]} matrix, "
-            f"{short} are needed; give the whole spectrum"
+            f"{short} are needed; give the whole spectrum, or the noise"
         )
     if short < 1:
         return RankChoice(None, None, NAME, f"nothing to judge in an effective shape {shape[0]} × {shape[1]}")
@@ -83,7 +85,9 @@ def gavish_donoho(singular_values: ArrayLike, shape: tuple[int, int], noise: flo
     values, beta = values[:short], short / long
     if noise is not None:
         threshold = optimal_ratio(beta) * math.sqrt(long) * noise
-        return RankChoice(int(np.count_nonzero(values > threshold)), threshold, NAME)
+        k = int(np.count_nonzero(values > threshold))
+        capped = f"all {k} singular values known lie above the threshold, so K may be larger"
+        return RankChoice(k, threshold, NAME, capped if k == len(values) < short else "")
     nulls = int(np.count_nonzero(values <= null))
     if 2 * nulls >= short:
         note = f"{nulls} of {short} singular values are numerically null, so their median measures no noise"
@@ -126,7 +130,11 @@ def marchenko_pastur_median(beta: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class GavishDonoho:
-    """The rule over a `Spectrum`: columns without variance leave the width first."""
+    """The rule over a `Spectrum`: columns without variance leave the width first.
+
+    Where only the largest singular values are known, the noise level is the one estimated with them, and the note
+    says how.
+    """
 
     noise: float | None = None
 
@@ -147,9 +155,17 @@ class GavishDonoho:
         return rule
 
     def __call__(self, spectrum: Spectrum) -> RankChoice:
-        choice = gavish_donoho(spectrum.singular_values, spectrum.effective_shape, self.noise)
+        noise, notes = self.noise, []
+        if noise is None and spectrum.kind == "top":
+            if not spectrum.noise:
+                return RankChoice(None, None, self.name, "the singular values known leave no noise to measure")
+            noise, notes = spectrum.noise, [f"noise by {spectrum.noise_from}"]
+        values = spectrum.singular_values
+        if spectrum.following:
+            values = np.append(values, min(spectrum.following, float(values[-1])))
+        choice = gavish_donoho(values, spectrum.effective_shape, noise)
         left_out = spectrum.n_zero_variance_columns
-        notes = [choice.note] if choice.note else []
+        notes += [choice.note] if choice.note else []
         if left_out:
             notes.append(f"{left_out} of {spectrum.width} columns have no variance and were left out")
         return RankChoice(choice.k, choice.threshold, self.name, "; ".join(notes))

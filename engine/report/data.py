@@ -148,6 +148,9 @@ def _scree_words(subspace: Subspace, choice: RankChoice) -> str:
         first = f"Coloured: {what}, above the Gavish–Donoho threshold {choice.threshold:.4g}."
     if choice.note and choice.k is not None:
         first += f" Its note: {printable(choice.note)}."
+    if subspace.spectrum == "top":
+        whole = min(subspace.n_rows, subspace.width)
+        return f"{first} The largest {n} of {whole} singular values are known, and drawn."
     zeros = int(np.count_nonzero(subspace.singular_values <= 0))
     if zeros == n:
         return f"{first} Every singular value is numerically zero."
@@ -170,6 +173,8 @@ def _share_words(subspace: Subspace, share: NDArray[np.float64]) -> str:
     about = "" if subspace.center == "feature" else ", about zero"
     sum_of = f"σᵢ²/(n\u00a0−\u00a01){about}"
     total = f"Total variance: {subspace.total_variance:.4g}, the sum of {sum_of}; n = {subspace.n_rows} rows"
+    if subspace.spectrum == "top":
+        return f"{kept}. {total}. The first {len(share)} are known, and drawn."
     return f"{kept}. {total}. {_thinning_words(len(thin(len(share))), len(share))}"
 
 

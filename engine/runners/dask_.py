@@ -1,34 +1,48 @@
-"""Dask: ranges of rows folded on workers, states combined in a tree, only the result comes back.
+"""Dask: matrices folded on workers, the last few in parts that are joined in a tree; only the result comes back.
 
-Rows are read on the worker that folds them. Tasks are a function of the data's shape alone (`partition`), so
-results do not depend on how many workers there are or which of them died on the way. No task changes what
-another made: a state may be needed again when a worker is lost.
+Rows are read on the worker that folds them. The arithmetic is a function of the data's shape alone (`partition`), so
+results do not depend on how many workers there are or which of them died on the way. No task changes what another
+made: a state may be needed again when a worker is lost. A reduction that asks for another pass stays on the workers.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import os
+import time
 from asyncio import CancelledError
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from engine.runners import tasks
-from engine.runners.partition import ranges_of, tree
+from engine.runners.cluster import most_slots, start_local, workers_of
+from engine.runners.deal import Dealer
+from engine.runners.partition import cut, ranges_of
 from engine.runners.protocol import Key, R, describe, failure
-from engine.runners.signals import deaf_children
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
     from engine.reductions.protocol import Reduction
     from engine.rows import RowSource
 
-# A task is given up after this many workers died on it. Distributed's own 3 is soon reached by tasks that
-# merely were on a worker when another matrix exhausted it.
-ALLOWED_FAILURES = 10
 WORKERS_SECONDS = 30  # how long a running scheduler's first worker is waited for
+SCALING_SECONDS = 600  # the same where the cluster can start workers itself: a queue, a cloud
+POLL_SECONDS = 1.0  # how often it is looked whether workers came or all went
 STOP_SECONDS = 0.5  # how long the workers of a run that failed or was interrupted may take to stop
-_PER_WORKER = 2  # matrices in flight for each worker: one computed, one waiting
+
+
+@dataclass(slots=True)
+class _Pass(Generic[Key]):
+    """A matrix in flight. `reduction` and `rows` are what tasks are given: themselves, or futures of them."""
+
+    key: Key
+    number: int
+    shape_of: RowSource
+    rows: Any
+    reduction: Any
+    n_tasks: int = 0
 
 
 class DaskRunner:
@@ -36,48 +50,53 @@ class DaskRunner:
 
     Parameters
     ----------
-    cluster : a `distributed.Client`, a scheduler's address, or None: the scheduler named by
+    cluster : a `distributed.Client`, a cluster object, a scheduler's address, or None: the scheduler named by
         DASK_SCHEDULER_ADDRESS if that is set, else a local cluster of one-threaded worker processes.
     workers : processes of the local cluster; by default one per core.
     memory_limit : of each local worker, in bytes or as in "4GiB"; by default an equal share of the machine.
+    device : of the work; for "cuda" the local cluster has a worker for each GPU, where dask-cuda is installed.
+    patience : seconds that a cluster without any worker is waited for; by default 30, or 600 where the cluster can
+        start workers itself. Tasks are submitted before that, as clusters that scale by demand need them to start.
 
     Notes
     -----
     A script that starts a local cluster needs `if __name__ == "__main__":`, because workers are spawned.
-    About 1.5 ms of scheduler time per task; tasks are sized for half a second and more.
+    About 1.5 ms of scheduler time per task. Workers may come and go: their number is read when it is needed.
     """
 
-    def __init__(self, cluster: Any = None, *, workers: int | None = None, memory_limit: int | str = "auto") -> None:
+    def __init__(
+        self,
+        cluster: Any = None,
+        *,
+        workers: int | None = None,
+        memory_limit: int | str = "auto",
+        device: str = "cpu",
+        patience: float | None = None,
+    ) -> None:
         import dask
 
         self._owned: list[Any] = []
         self._submitted = 0
+        self._largest = (0, "")
         self._local = cluster is None and not dask.config.get("scheduler-address", None)
         self._checked = self._local
+        self.note = ""
         try:
-            self._connect(cluster, workers, memory_limit)
+            self._connect(cluster, workers, memory_limit, device)
         except BaseException:
             self._stop_workers()
             self.close()
             raise
+        scales = not self._local and getattr(self._client, "cluster", None) is not None
+        self._patience = patience if patience is not None else SCALING_SECONDS if scales else WORKERS_SECONDS
 
-    def _connect(self, cluster: Any, workers: int | None, memory_limit: int | str) -> None:
+    def _connect(self, cluster: Any, workers: int | None, memory_limit: int | str, device: str) -> None:
         import dask
-        from dask.system import CPU_COUNT
-        from distributed import Client, LocalCluster
+        from distributed import Client
 
         if self._local:
-            with dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}), deaf_children():
-                cluster = LocalCluster(
-                    n_workers=workers or CPU_COUNT,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=memory_limit,
-                    dashboard_address=":0",
-                    # What goes wrong in a task comes back as an exception, which says it once.
-                    silence_logs=logging.CRITICAL,
-                )
-                self._owned.append(cluster)
+            cluster, self.note = start_local(workers, memory_limit, device)
+            self._owned.append(cluster)
         if isinstance(cluster, Client):
             self._client = cluster
             return
@@ -90,8 +109,6 @@ class DaskRunner:
                 "check the address, or leave it out to use this machine"
             ) from problem
         self._owned.insert(0, self._client)
-        if not self._local:
-            self._await_workers()
 
     @property
     def is_local(self) -> bool:
@@ -110,41 +127,58 @@ class DaskRunner:
         """Workers connected now."""
         return len(self._client.nthreads())
 
-    def _await_workers(self) -> None:
-        address = self._client.scheduler.address
-        try:
-            self._client.wait_for_workers(1, timeout=WORKERS_SECONDS)
-        except TimeoutError as problem:
-            self.close()
-            raise EigenzooError(
-                f"dask: no worker at {address} within {WORKERS_SECONDS} s; start some with `dask worker {address}`"
-            ) from problem
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that went between workers: the last thousand transfers to each that is connected now."""
+        return sum(fetched for fetched, _ in self._client.run(tasks.traffic).values())
 
     def run(self, reduction: Reduction[Any, R], rows: RowSource) -> R:
         return next(self.run_many([(describe(rows), reduction, rows)]))[1]
 
     def run_many(self, work: Iterable[tuple[Key, Reduction[Any, R], RowSource]]) -> Iterator[tuple[Key, R]]:
-        from distributed import wait
-
-        queue, pending = iter(work), dict[Any, Key]()
-        more = True
+        dealer, pending = Dealer(work), dict[Any, _Pass[Key]]()
         try:
             while True:
-                while more and len(pending) < _PER_WORKER * max(1, self.n_workers):
-                    item = next(queue, None)
-                    more = item is not None
-                    if item is not None:
-                        key, reduction, rows = item
-                        if not self._checked:
-                            self.check_visible(rows)
-                        pending[self._submit(reduction, rows)] = key
+                slots = most_slots(self._client)
+                for (key, reduction, rows), parts in dealer.hand_out(slots, len(pending)):
+                    begun = self._begin(key, reduction, rows)
+                    pending[self._submit_pass(begun, parts)] = begun
                 if not pending:
                     return
-                for future in wait(list(pending), return_when="FIRST_COMPLETED").done:
-                    key = pending.pop(future)
-                    yield key, self._result(key, future)
+                for future in self._some_done(pending):
+                    done = pending.pop(future)
+                    if future.status == "finished" and future.type is tasks.NextPass:
+                        done.reduction = future
+                        parts = dealer.parts(slots, len(pending) + 1)
+                        pending[self._submit_pass(done, parts)] = done
+                    else:
+                        yield done.key, self._result(done.key, future)
         finally:
             self._client.cancel(list(pending))
+
+    @property
+    def task_bytes(self) -> int | None:
+        """What a task may use on the worker with the least memory; None where no worker has a limit."""
+        return min((w.task_bytes for w in workers_of(self._client) if w.memory), default=None)
+
+    def check_memory(self, needed: int, what: str) -> None:
+        """Refuse a task that would end a worker; where there is none yet, it is refused when the first has come.
+
+        Raises
+        ------
+        EigenzooError
+            Naming the worker with the least memory, its limit, and the need.
+        """
+        limited = [w for w in workers_of(self._client) if w.memory]
+        least = min(limited, key=lambda w: w.task_bytes, default=None)
+        if least is not None and needed > least.task_bytes:
+            shared = f" for {least.threads} tasks at a time" if least.threads > 1 else ""
+            raise EigenzooError(
+                f"{what}: needs {_mib(needed)} per task, but worker {least.address} is limited to "
+                f"{_mib(least.memory)}{shared}, of which {_mib(least.task_bytes)} are left for a task; "
+                "start fewer workers with more memory each"
+            )
+        self._largest = max(self._largest, (needed, what))
 
     def check_visible(self, rows: RowSource) -> None:
         """Have every worker read one row.
@@ -165,8 +199,27 @@ class DaskRunner:
                     "put the data where every worker sees it under the same path"
                 )
 
+    @contextlib.contextmanager
+    def performance_report(self, path: str | os.PathLike[str]) -> Iterator[None]:
+        """Save Dask's own report of what is run within the context: a page with task streams and profiles.
+
+        Raises
+        ------
+        EigenzooError
+            Before anything is run, if bokeh is missing or there is no such folder.
+        """
+        from distributed import performance_report
+
+        path = os.path.abspath(path)
+        if find_spec("bokeh") is None:
+            raise EigenzooError("dask: a performance report needs bokeh; install eigenzoo[dashboard]")
+        if not os.path.isdir(os.path.dirname(path)):
+            raise EigenzooError(f"dask: no folder {os.path.dirname(path)} for the performance report; make it first")
+        with self._client.as_current(), performance_report(filename=path, mode="inline"):
+            yield
+
     def close(self) -> None:
-        """Shut down what this runner started; a client that was passed in stays open."""
+        """Shut down what this runner started; a client or cluster that was passed in stays open."""
         for part in self._owned:
             part.close()
         self._owned.clear()
@@ -193,31 +246,66 @@ class DaskRunner:
 
         cluster.sync(stop)
 
-    def _submit(self, reduction: Reduction[Any, Any], rows: RowSource) -> Any:
-        client, source, leaves = self._client, rows, ranges_of(rows)
-        if getattr(rows, "in_memory", False):
+    def _begin(self, key: Key, reduction: Reduction[Any, Any], rows: RowSource) -> _Pass[Key]:
+        in_memory = getattr(rows, "in_memory", False)
+        if (in_memory or not self._checked) and not self.n_workers:
+            self._await_worker()
+        if not self._checked:
+            self.check_visible(rows)
+            self.check_memory(*self._largest)
+        source: Any = rows
+        if in_memory:
             # Rows that exist only in this process have to travel. To every worker, because what is
             # scattered to one is lost with it.
-            source = client.scatter(rows, broadcast=True, hash=False)
+            source = self._client.scatter(rows, broadcast=True, hash=False)
+        self._submitted += 1
+        return _Pass(key, self._submitted, rows, source, reduction)
 
+    def _submit_pass(self, m: _Pass[Any], parts: int) -> Any:
         def submit(task: Any, *arguments: Any) -> Any:
-            # Depth first: a join comes before the next leaf, or states would pile up on the workers.
-            self._submitted += 1
-            return client.submit(task, reduction, *arguments, pure=False, priority=-self._submitted)
+            # Matrices in their order, all passes of one before the next; within a pass depth first: a join comes
+            # before the next part, or states would pile up on the workers.
+            m.n_tasks += 1
+            priority = -(m.number + m.n_tasks * 1e-6)
+            return self._client.submit(task, m.reduction, *arguments, pure=False, priority=priority)
 
-        def leaf(start: int, stop: int) -> Any:
-            return submit(tasks.fold_part, source, start, stop)
+        ranges = ranges_of(m.shape_of)
+        if parts <= 1 or len(ranges) == 1:
+            return submit(tasks.fold_matrix, m.rows, ranges)
+        state = cut(
+            ranges,
+            parts,
+            lambda some: submit(tasks.fold_part, m.rows, some),
+            lambda left, right: submit(tasks.combine, left, right),
+        )
+        return submit(tasks.finish, state)
 
-        def join(left: Any, right: Any) -> Any:
-            return submit(tasks.combine, left, right)
+    def _some_done(self, pending: dict[Any, Any]) -> list[Any]:
+        """What is done by now; after a moment nothing, so that workers that came are given work."""
+        from distributed import wait
 
-        if len(leaves) == 1:
-            return submit(tasks.fold_and_finish, source, *leaves[0])
-        half = len(leaves) // 2
-        left, right = tree(leaves[:half], leaf, join), tree(leaves[half:], leaf, join)
-        return submit(tasks.combine_and_finish, left, right)
+        begin = time.monotonic()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return list(wait(list(pending), POLL_SECONDS, "FIRST_COMPLETED").done)
+            if self.n_workers:
+                return []
+            if time.monotonic() - begin > self._patience:
+                raise self._no_worker()
 
-    def _result(self, key: Key, future: Any) -> Any:
+    def _await_worker(self) -> None:
+        try:
+            self._client.submit(tasks.wake, pure=False).result(timeout=self._patience)
+        except TimeoutError as problem:
+            raise self._no_worker() from problem
+
+    def _no_worker(self) -> EigenzooError:
+        address = self._client.scheduler.address
+        return EigenzooError(
+            f"dask: no worker at {address} within {self._patience:g} s; start some with `dask worker {address}`"
+        )
+
+    def _result(self, key: Hashable, future: Any) -> Any:
         from distributed import KilledWorker
 
         try:
@@ -229,3 +317,7 @@ class DaskRunner:
             ) from problem
         except (Exception, CancelledError) as problem:
             raise failure(key, problem) from problem
+
+
+def _mib(nbytes: int) -> str:
+    return f"{-(-nbytes // 2**20)} MiB"

@@ -28,6 +28,9 @@ class Runner(Protocol):
         begins with the key, the original exception as its cause.
         """
 
+    def check_memory(self, needed: int, what: str) -> None:
+        """Refuse, in one line, a task of `needed` bytes that whoever would execute it cannot hold."""
+
     def close(self) -> None: ...
 
     def __enter__(self) -> Self: ...

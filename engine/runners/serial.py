@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.reductions.protocol import Again
-from engine.runners.partition import S, fold, ranges_of, tree
+from engine.runners.partition import fold_ranges, ranges_of
 from engine.runners.protocol import Key, R, describe, failure
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class SerialRunner:
                 raise failure(key, problem) from problem
             yield key, result
 
+    def check_memory(self, needed: int, what: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -40,14 +43,7 @@ class SerialRunner:
 
 def _reduce(reduction: Reduction[Any, R], rows: RowSource) -> R:
     while True:
-        result = reduction.finish(_pass(reduction, rows))
+        result = reduction.finish(fold_ranges(reduction, rows, ranges_of(rows)))
         if not isinstance(result, Again):
             return result
         reduction = result.reduction
-
-
-def _pass(reduction: Reduction[S, Any], rows: RowSource) -> S:
-    def leaf(start: int, stop: int) -> S:
-        return fold(reduction, rows, start, stop)
-
-    return tree(ranges_of(rows), leaf, reduction.combine)

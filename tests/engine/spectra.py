@@ -62,3 +62,13 @@ class BrokenRows(FileRows):
         if stop == self.shape[0]:
             raise OSError("the disk\nis gone")
         return super().read(start, stop)
+
+
+def assert_alike(found: Any, expected: Any, rtol: float = 1e-12) -> None:
+    """Two fits of the same rows, equal up to the order in which sums were rounded."""
+    scale = float(expected.singular_values[0])
+    np.testing.assert_allclose(found.singular_values, expected.singular_values, atol=rtol * scale, rtol=0)
+    np.testing.assert_allclose(found.mean, expected.mean, atol=rtol * (1 + np.abs(expected.mean).max()))
+    np.testing.assert_allclose(found.components, expected.components, atol=1e3 * rtol)
+    np.testing.assert_allclose(found.total_variance, expected.total_variance, rtol=rtol)
+    assert {name: c.k for name, c in found.choices.items()} == {name: c.k for name, c in expected.choices.items()}

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.runners.partition import ROWS_PER_WIDTH, TASK_WORK, depth, partition, read_rows, tree
+from engine.runners.partition import ROWS_PER_WIDTH, TASK_WORK, cut, partition, read_rows
 
 
 @given(st.integers(1, 10**7), st.integers(1, 10**5), st.integers(1, 20000))
@@ -16,7 +15,7 @@ def test_ranges_cover_all_rows_in_whole_blocks_and_are_worth_a_task(n: int, bloc
     if len(ranges) > 1:
         wanted = max(TASK_WORK // width**2, ROWS_PER_WIDTH * width)
         assert min(stop - start for start, stop in ranges[:-1]) > wanted - block
-    assert read_rows(block, width) % block == 0 and read_rows(block, width) > 0
+    assert read_rows(block, width, 2) % block == 0 and read_rows(block, width, 8) > 0
 
 
 def test_sizes() -> None:
@@ -25,19 +24,14 @@ def test_sizes() -> None:
     assert len(partition(64_000, 2048, 4096)) == 3
 
 
-@pytest.mark.parametrize("n", range(1, 20))
-def test_tree_keeps_order_and_holds_few_states(n: int) -> None:
-    held, most = 0, 0
+@given(st.integers(1, 64), st.integers(1, 70))
+def test_a_cut_keeps_the_order_and_is_even(n: int, parts: int) -> None:
+    sizes = []
 
-    def leaf(start: int, stop: int) -> list[int]:
-        nonlocal held, most
-        held, most = held + 1, max(most, held + 1)
-        return list(range(start, stop))
+    def part(some: list[tuple[int, int]]) -> list[int]:
+        sizes.append(len(some))
+        return [first for first, _ in some]
 
-    def join(left: list[int], right: list[int]) -> list[int]:
-        nonlocal held
-        held -= 1
-        return left + right
-
-    assert tree([(2 * i, 2 * i + 2) for i in range(n)], leaf, join) == list(range(2 * n))
-    assert most <= depth(n)
+    assert cut([(i, i + 1) for i in range(n)], parts, part, list.__add__) == list(range(n))
+    assert len(sizes) == min(parts, n) and min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 2

@@ -1,0 +1,1 @@
+"""`engine.fit` beside other libraries' PCA: `python -m bench.fitting --help`."""
