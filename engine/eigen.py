@@ -9,6 +9,7 @@ Why the spikes are deflated before float32 looks at the rest: its error is a sha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 SMALLEST = 768  # widths below are solved whole: nothing is gained
 BLOCK = 32
-STEPS = 12
+STEPS, FEW_STEPS = 12, 6
 RESTARTS = 8
 CONVERGED = 1e-11  # residual over the largest value
 # Of eigenvalues found in float32, over the largest that float32 saw: any of them (its QL iteration's, measured 5e-6 at
@@ -64,13 +65,10 @@ def top_pairs(b: Backend, c: Array, wanted: int | None = None, *, block: int = B
     """
     width = len(b.diagonal(c))
     block = min(max(block, _rounded(wanted or 0)), width)
-    steps = max(2, min(STEPS, width // (2 * block)))
-    v = b.orthonormalise(b.matrix(np.random.default_rng(0).standard_normal((width, block))))
-    found = Pairs(np.zeros(0), v[:, :0])
+    v, found = _start(b, width, block, "float64"), Pairs(np.zeros(0), None)
     for _ in range(RESTARTS if wanted else 1):
-        values, vectors, residuals = _sweep(b, c, v, steps)
-        good = residuals <= CONVERGED * max(float(values[0]), 0.0)
-        n_good = len(good) if good.all() else int(np.argmin(good))
+        values, vectors, residuals = _sweep(b, lambda x: b.matmul(c, x), v, _steps(width, block), "float64")
+        n_good = _leading(residuals <= CONVERGED * max(float(values[0]), 0.0))
         found = Pairs(values[:n_good], vectors[:, :n_good], float(values[n_good]) if n_good < block else 0.0)
         if wanted is None or n_good >= wanted:
             break
@@ -78,17 +76,50 @@ def top_pairs(b: Backend, c: Array, wanted: int | None = None, *, block: int = B
     return found
 
 
-def _sweep(b: Backend, c: Array, v: Array, steps: int) -> tuple[NDArray[np.float64], Array, NDArray[np.float64]]:
+def top_of(
+    b: Backend, multiply: Callable[[Array], Array], width: int, wanted: int, *, dtype: str, converged: float
+) -> Array:
+    """Vectors (width, block) of `dtype` that span the `wanted` largest eigenpairs of v → Av, and some more roughly.
+
+    They are as good as `RESTARTS` sweeps of `FEW_STEPS` make them where the residuals stay above `converged`.
+    """
+    block = max(BLOCK, _rounded(wanted))
+    steps = min(FEW_STEPS, _steps(width, block))
+    if steps * block > width:  # all directions are fewer
+        return _start(b, width, width, dtype)
+    v = _start(b, width, block, dtype)
+    for _ in range(RESTARTS):
+        values, v, residuals = _sweep(b, multiply, v, steps, dtype)
+        if _leading(residuals <= converged * max(float(values[0]), 0.0)) >= min(wanted, block):
+            break
+        v = b.orthonormalise(v)
+    return v
+
+
+def _start(b: Backend, width: int, block: int, dtype: str) -> Array:
+    return b.orthonormalise(b.matrix(np.random.default_rng(0).standard_normal((width, block)), dtype))
+
+
+def _steps(width: int, block: int) -> int:
+    return max(2, min(STEPS, width // (2 * block)))
+
+
+def _leading(good: NDArray[np.bool_]) -> int:
+    """How many hold before the first that does not."""
+    return len(good) if good.all() else int(np.argmin(good))
+
+
+def _sweep(
+    b: Backend, multiply: Callable[[Array], Array], v: Array, steps: int, dtype: str
+) -> tuple[NDArray[np.float64], Array, NDArray[np.float64]]:
     """Ritz values (block,), vectors (width, block) and residual norms from the Krylov space of a block."""
-    basis, images = [v], [b.matmul(c, v)]
+    basis, images = [v], [multiply(v)]
     for _ in range(steps - 1):
-        w = images[-1] + 0.0
-        for _ in range(2):  # twice is enough (Kahan)
-            for q in basis:
-                w = w - b.matmul(q, b.matmul(q.T, w))
-        basis.append(b.orthonormalise(w))
-        images.append(b.matmul(c, basis[-1]))
-    width, block = v.shape
+        w = _outside(b, basis, _outside(b, basis, images[-1]))  # twice is enough (Kahan)
+        # Of a block without full rank QR makes directions up, which may lie anywhere.
+        basis.append(b.orthonormalise(_outside(b, basis, b.orthonormalise(w))))
+        images.append(multiply(basis[-1]))
+    block = v.shape[1]
     small = np.empty((steps * block, steps * block))
     for i, q in enumerate(basis):
         for j, image in enumerate(images[i:], start=i):
@@ -97,11 +128,17 @@ def _sweep(b: Backend, c: Array, v: Array, steps: int) -> tuple[NDArray[np.float
             small[j * block : (j + 1) * block, i * block : (i + 1) * block] = part.T
     theta, s = np.linalg.eigh((small + small.T) / 2)
     theta, s = theta[::-1][:block].copy(), s[:, ::-1][:, :block]
-    mix = [b.matrix(np.ascontiguousarray(s[i * block : (i + 1) * block])) for i in range(steps)]
+    mix = [b.matrix(np.ascontiguousarray(s[i * block : (i + 1) * block]), dtype) for i in range(steps)]
     vectors = _combined(b, basis, mix)
-    rest = _combined(b, images, mix) - vectors * b.matrix(theta[None])[0]
+    rest = _combined(b, images, mix) - vectors * b.matrix(theta[None], dtype)[0]
     residuals = np.sqrt(b.to_host(b.column_sum(rest * rest)))
     return theta, vectors, residuals
+
+
+def _outside(b: Backend, basis: list[Array], w: Array) -> Array:
+    for q in basis:
+        w = w - b.matmul(q, b.matmul(q.T, w))
+    return w
 
 
 def _combined(b: Backend, parts: list[Array], mix: list[Array]) -> Array:

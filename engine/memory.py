@@ -14,7 +14,12 @@ from __future__ import annotations
 from engine.reductions.dual import tile_columns
 from engine.reductions.moments import piece_rows
 from engine.runners.partition import partition, read_rows
-from engine.solvers.task_bytes import incremental_task_bytes, randomized_task_bytes, tsqr_task_bytes
+from engine.solvers.task_bytes import (
+    gathered_task_bytes,
+    incremental_task_bytes,
+    randomized_task_bytes,
+    tsqr_task_bytes,
+)
 from ingest.errors import EigenzooError
 
 MIB = 2**20
@@ -57,6 +62,8 @@ def task_bytes(
     """
     if method == "dual":
         return dual_task_bytes(n_rows, width, itemsize, components)
+    if method == "krylov":
+        return gathered_task_bytes(n_rows, width, block_rows, itemsize, components)
     if method == "randomized":
         return randomized_task_bytes(n_rows, width, block_rows, itemsize, components)
     if method == "incremental":

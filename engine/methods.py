@@ -129,9 +129,16 @@ def _tsqr(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
     return TsqrSolver(rows.shape[1], backend)
 
 
+def _krylov(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
+    from engine.solvers.gathered import GatheredKrylov
+
+    return GatheredKrylov(rows.shape[1], backend, wanted.components)
+
+
 METHODS: dict[str, Method] = {
     "moments": Method(_moments, True, "exact: one pass, eigenproblem of the scatter (width × width)"),
     "dual": Method(_dual, True, "exact: one pass, eigenproblem of the rows' Gram, for fewer rows than columns"),
+    "krylov": Method(_krylov, False, "the top, its error measured: one pass, block Lanczos on rows kept in memory"),
     "randomized": Method(_randomized, False, "approximate, error measured: block Krylov in 5 to 8 passes"),
     "incremental": Method(_incremental, False, "approximate, error bounded: one pass, merged and truncated"),
     "tsqr": Method(_tsqr, True, "exact to the last digit of float64: one pass of QR, the slow reference"),

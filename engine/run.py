@@ -97,6 +97,8 @@ class MatrixResult:
     rows_read : int or None
         Rows that were read for this result: fewer than `rows` where a kept state was brought up to date, more where
         they were read more than once; None of an older run.
+    spectrum, products, passes, sigma_error, how : str, str, int, float or None, str
+        As `Subspace` has them; `how` is its note.
     """
 
     layer: str
@@ -116,6 +118,11 @@ class MatrixResult:
     n_zero_variance_columns: int = 0
     identity: str = ""
     rows_read: int | None = None
+    spectrum: str = "full"
+    products: str = "float64"
+    passes: int = 1
+    sigma_error: float | None = None
+    how: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -244,6 +251,11 @@ def summary(layer: str, side: str, subspace: Subspace, rows_read: int | None = N
         n_zero_variance_columns=subspace.n_zero_variance_columns,
         identity=subspace.source,
         rows_read=rows_read,
+        spectrum=subspace.spectrum,
+        products=subspace.products,
+        passes=subspace.passes,
+        sigma_error=subspace.sigma_error,
+        how=subspace.note,
     )
 
 

@@ -73,9 +73,12 @@ def gram_pass(store: Store) -> Callable[[], Answer]:
 def moments_of(store: Store) -> Any:
     """The reduction that `engine.fit` folds these rows with, its choice of products included."""
     from engine.backends import get_backend
+    from engine.fitting import plan_fit
     from engine.methods import Wanted, method_named
 
-    return method_named("moments").make(store.zoo_rows(), get_backend("auto"), Wanted(components=K))
+    rows, wanted = store.zoo_rows(), Wanted(components=K)
+    device = plan_fit(rows, method="moments", wanted=wanted).device
+    return method_named("moments").make(rows, get_backend(device), wanted)
 
 
 def resident() -> int:

@@ -72,6 +72,11 @@ class CupyBackend:
             return wide.astype(dtype, copy=False)
         return cupy.array(block, order="C").astype(dtype, copy=False)
 
+    def less(self, block: NDArray[Any], row: Array) -> Array:
+        x = self.matrix(block)
+        x -= row
+        return x
+
     def square(self, n: int, dtype: str = "float64") -> Array:
         import cupy
 
@@ -87,7 +92,7 @@ class CupyBackend:
     def column_mean(self, x: Array) -> Array:
         return self.column_sum(x) / len(x)
 
-    def column_sum(self, x: Array) -> Array:
+    def column_sum(self, x: Array, products: str = "float64") -> Array:
         if x.dtype == np.float64:
             return x.sum(axis=0)
         whole = len(x) // GROUP * GROUP

@@ -33,6 +33,9 @@ class NumpyBackend:
     def matrix(self, block: NDArray[Any], products: str = "float64") -> NDArray[Any]:
         return np.array(block, dtype=np.float64 if products == "float64" else np.float32, order="C", copy=True)
 
+    def less(self, block: NDArray[Any], row: NDArray[np.float64]) -> NDArray[np.float64]:
+        return less(block, row)
+
     def square(self, n: int, dtype: str = "float64") -> NDArray[Any]:
         return np.zeros((n, n), dtype, order="F")
 
@@ -42,7 +45,7 @@ class NumpyBackend:
     def column_mean(self, x: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(self.column_sum(x) / len(x))
 
-    def column_sum(self, x: NDArray[Any]) -> NDArray[np.float64]:
+    def column_sum(self, x: NDArray[Any], products: str = "float64") -> NDArray[np.float64]:
         return column_sum(x)
 
     def subtract_row(self, x: NDArray[Any], row: NDArray[Any]) -> None:
@@ -127,6 +130,13 @@ class NumpyBackend:
 
     def stream(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+
+def less(block: NDArray[Any], row: NDArray[np.float64]) -> NDArray[np.float64]:
+    """block − row, widened on the way."""
+    if block.dtype.name == "bfloat16":  # a ufunc would not take it beside float64
+        block = block.astype(np.float32)
+    return np.asarray(np.subtract(block, row, order="C", dtype=np.float64))
 
 
 def column_sum(x: NDArray[Any]) -> NDArray[np.float64]:

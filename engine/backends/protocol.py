@@ -49,6 +49,9 @@ class Backend(Protocol):
         through the matrix units, from a block of that very dtype.
         """
 
+    def less(self, block: NDArray[Any], row: Array) -> Array:
+        """block − row as a fresh float64 copy, for a float64 row."""
+
     def square(self, n: int, dtype: str = "float64") -> Array:
         """n × n zeros of float64 or float32, in the layout `add_gram` updates in place."""
 
@@ -58,7 +61,7 @@ class Backend(Protocol):
     def column_mean(self, x: Array) -> Array:
         """Mean of each column, float64."""
 
-    def column_sum(self, x: Array) -> Array:
+    def column_sum(self, x: Array, products: str = "float64") -> Array:
         """Sum of each column in float64, for x of any `products`; exact to about 1e-15 of the largest entries' sum."""
 
     def subtract_row(self, x: Array, row: Array) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.backends import matrix_units, torch_streams
-from engine.backends.numpy_ import GROUP, add_gram, column_sum
+from engine.backends.numpy_ import GROUP, add_gram, column_sum, less
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,6 +70,15 @@ class TorchBackend:
             return torch.from_numpy(_seen(block)).to(wide)
         return torch.from_numpy(np.array(block, order="C", copy=True)).to(wide)
 
+    def less(self, block: NDArray[Any], row: Tensor) -> Tensor:
+        import torch
+
+        if self.device == "cpu":
+            return torch.from_numpy(less(block, row.numpy()))
+        x = self.matrix(block)
+        x.sub_(row)
+        return x
+
     def square(self, n: int, dtype: str = "float64") -> Tensor:
         import torch
 
@@ -83,14 +92,14 @@ class TorchBackend:
     def column_mean(self, x: Tensor) -> Tensor:
         return self.column_sum(x) / len(x)
 
-    def column_sum(self, x: Tensor) -> Tensor:
+    def column_sum(self, x: Tensor, products: str = "float64") -> Tensor:
         import torch
 
-        if x.dtype == torch.float64:
-            return x.sum(dim=0)
-        if self.device == "cpu":
+        if self.device == "cpu" and products != "bfloat16":
             # One thread of numpy's: torch's would wait for cores on which OpenBLAS' still spin after a product.
             return torch.from_numpy(column_sum(x.numpy()))
+        if x.dtype == torch.float64:
+            return x.sum(dim=0)
         whole = len(x) // GROUP * GROUP
         groups = x[:whole].reshape(-1, GROUP, x.shape[1]).sum(dim=1, dtype=torch.float32)
         return groups.double().sum(dim=0) + x[whole:].double().sum(dim=0)

@@ -32,7 +32,7 @@ def fit(
         str, typer.Option("--k", help="gavish-donoho, ev:0.8, a number, or a JSON file {layer: {side: K}}.")
     ] = "gavish-donoho",
     method: Annotated[
-        str, typer.Option("--method", help="auto, moments, dual, randomized, incremental or tsqr; see `plan`.")
+        str, typer.Option("--method", help="auto, moments, dual, krylov, randomized, incremental or tsqr; see `plan`.")
     ] = "auto",
     spectrum: Annotated[str, typer.Option("--spectrum", help="full, or top: the largest values alone.")] = "full",
     refine: Annotated[
@@ -272,7 +272,7 @@ def print_run(run: Run, json: bool, more: Mapping[str, Any] | None = None) -> No
                 show_k(r.k.get("ev_0.8")),
                 show_k(r.k.get(rule_key(r.chosen), r.n_components)),
                 f"{r.total_variance:.4g}",
-                r.method,
+                r.method if r.exact else f"{r.method}, σ ± {r.sigma_error or 0.0:.2g}",
                 r.note,
             )
             for r in results
@@ -302,11 +302,16 @@ def matrix_json(r: MatrixResult) -> dict[str, Any]:
         "n_adapters": r.n_adapters,
         "method": r.method,
         "exact": r.exact,
+        "spectrum": r.spectrum,
+        "products": r.products,
+        "passes": r.passes,
+        "sigma_error": r.sigma_error,
         "total_variance": r.total_variance,
         "k": r.k,
         "threshold": r.threshold,
         "n_components": r.n_components,
         "note": r.note,
+        "how": r.how,
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.eigen import BLOCK, SMALLEST, STEPS
+from engine.eigen import BLOCK, FEW_STEPS, SMALLEST, STEPS
 from engine.reductions.incremental import stacked_rows
 from engine.runners.partition import partition
 from engine.solvers.incremental import begin_rank
@@ -106,6 +106,8 @@ def work_of(method: str, matrix: Matrix, wanted: Wanted, *, products: str, value
     """
     if method == "dual":
         return _dual(matrix, wanted)
+    if method == "krylov":
+        return _krylov(matrix, wanted)
     if method == "randomized":
         return _randomized(matrix, wanted)
     if method == "incremental":
@@ -177,6 +179,27 @@ def _dual(m: Matrix, wanted: Wanted) -> Work:
         sent_bytes=0,
         result_bytes=_F * (k + 2) * d,
         solve_eigen=(Eigenproblem("whole", n),),
+    )
+
+
+def _krylov(m: Matrix, wanted: Wanted) -> Work:
+    n, d, k = m.n_rows, m.width, _components(m, wanted)
+    columns = max(BLOCK, k + max(4, k // 4))
+    return Work(
+        passes=1,
+        most_passes=1,
+        n_ranges=len(partition(n, m.block_rows, d)),
+        values=0,
+        products="float32",
+        fold_gram=0,
+        fold_thin=0,
+        solve_gram=0,
+        solve_thin=(2 * FEW_STEPS + 1) * 4 * n * d * columns + 2 * _lanczos(d, columns) // d,
+        solve_values=3 * n * d,
+        bytes_read=m.nbytes,
+        state_bytes=m.nbytes,
+        sent_bytes=0,
+        result_bytes=_F * (k + 2) * d,
     )
 
 

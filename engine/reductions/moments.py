@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from engine.backends.protocol import Array, Backend
 
-PIECE_BYTES = 32 * 2**20  # bytes of the operands multiplied at once
+# Bytes of the operands multiplied at once: below the 32 MiB from which glibc asks the kernel for fresh pages each time.
+PIECE_BYTES = 24 * 2**20
 FLUSH_ROWS = 16384  # rows summed in float32; a flush costs as much as about 1,000 rows
 DWARFED = 16.0  # n·‖mean‖² / trace of the scatter, from which operands as stored are too coarse
 ROOM = (1e-12, 1e12)  # root mean squares whose squares float32 sums well
@@ -141,17 +142,28 @@ class Moments:
         return state.scatter
 
     def _fold(self, state: MomentsState, piece: NDArray[Any]) -> None:
-        b = self.backend
-        x = b.matrix(piece)
-        state.sumsq += b.square_sum(x)
-        # By its own first row, then by the mean of what remains: a constant column becomes exactly 0, which
-        # no rounded sum of equal values promises, and the second mean is small, hence accurate.
-        first = x[0] + 0.0
-        b.subtract_row(x, first)
+        """Float64 products. Two looks at the operands beside the product: one subtracts, one finds what is left."""
+        b, m = self.backend, len(piece)
+        # About the mean so far, at first about the first row: a constant column becomes exactly 0, which no rounded
+        # sum of equal values promises, and the mean of what is left is small, hence accurate.
+        shift = state.mean if state.n else b.matrix(piece[:1])[0]
+        x = b.less(piece, shift)
         rest = b.column_mean(x)
-        b.subtract_row(x, rest)
+        if not state.n:
+            b.subtract_row(x, rest)
+        before = float(b.diagonal(state.scatter).sum())
         b.add_gram(state.scatter, x)
-        self._move_mean(state, len(piece), first + rest)
+        mean = b.to_host(shift + rest)
+        spread = float(b.diagonal(state.scatter).sum()) - before
+        total = state.n + m
+        if state.n:
+            # Chan's update of sums about the old mean: m·δδᵀ too much, n·m/(n + m)·δδᵀ too little.
+            delta = b.to_host(rest)
+            spread -= m * float(delta @ delta)
+            b.add_outer(state.scatter, rest, -(m * m / total))
+        state.sumsq += spread + m * float(mean @ mean)
+        state.mean = shift + rest * (m / total)
+        state.n = total
 
     def _fold_coarse(self, state: MomentsState, piece: NDArray[Any]) -> None:
         b, partial = self.backend, state.partial
@@ -162,7 +174,8 @@ class Moments:
                 return
             state.partial = partial
         x = b.matrix(piece, partial.products)
-        partial.total = partial.total + b.column_sum(x)  # before the shift: sums of 16-bit values lose next to nothing
+        # Before the shift: sums of 16-bit values lose next to nothing.
+        partial.total = partial.total + b.column_sum(x, partial.products)
         if partial.shift is not None:
             b.subtract_row(x, partial.shift)
         b.add_gram(partial.gram, x, partial.products)

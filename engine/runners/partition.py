@@ -25,7 +25,7 @@ Ranges = list[tuple[int, int]]
 TASK_WORK = 12 * 10**10
 # A range becomes width² numbers, so it should have read several times that many.
 ROWS_PER_WIDTH = 4
-READ_BYTES = 16 * 2**20  # read at once: a product of few rows is bound by the square that it is added to
+READ_BYTES = 12 * 2**20  # read at once: a product of few rows is bound by the square that it is added to
 
 
 def partition(n_rows: int, block_rows: int, width: int) -> Ranges:

@@ -6,9 +6,11 @@ Sides are in float64 values; a read is what a runner reads at once.
 
 from __future__ import annotations
 
+from engine.eigen import BLOCK, STEPS
 from engine.reductions.centring import piece_rows
 from engine.reductions.incremental import stacked_rows
 from engine.runners.partition import read_rows
+from engine.solvers.gathered import KNOWN
 from engine.solvers.incremental import begin_rank
 from engine.solvers.krylov import MAX_PASSES, block_columns
 
@@ -16,6 +18,14 @@ _FLOAT = 8
 _SLACK = 48 * 2**20  # BLAS packing buffers, the allocator's rounding
 _HELD = 3  # states: where several tasks share a matrix, the one that joins has left, right and their sum
 _SOLVE_SQUARES = 9  # tsqr: R, its copy for LAPACK, U, Vᵀ, and the work space of the divide-and-conquer SVD
+
+
+def gathered_task_bytes(n_rows: int, width: int, block_rows: int, itemsize: int, components: int | None) -> int:
+    """Peak of a task: the rows as stored and in float32, a block's squares, and Lanczos vectors with their images."""
+    columns = max(BLOCK, (components or KNOWN) * 5 // 4 + 8)
+    vectors = (2 * STEPS + 8) * width * columns
+    reads = 5 * _read(n_rows, width, block_rows, max(itemsize, 4))
+    return n_rows * width * (itemsize + 4) + _FLOAT * vectors + reads + _SLACK
 
 
 def randomized_task_bytes(n_rows: int, width: int, block_rows: int, itemsize: int, components: int | None) -> int:

@@ -91,6 +91,20 @@ def test_repeated_and_null_values(b: Backend) -> None:
         np.testing.assert_allclose(q[:, 300:].T @ v, 0, atol=1e-7)
 
 
+def test_a_matrix_of_low_rank(b: Backend) -> None:
+    q, _ = np.linalg.qr(np.random.default_rng(3).standard_normal((WIDTH, 10)))
+    values = np.linspace(5, 1, 10)
+    for dtype in ("float64", "float32"):
+        c = b.square(WIDTH)
+        b.add(c, b.matrix((q * values) @ q.T))
+        solved = eigen.solve_apart(b, c, dtype=dtype)
+        np.testing.assert_allclose(solved.values[:10], values, rtol=1e-12)
+        assert np.abs(solved.values[10:]).max() <= 1e-5
+        v = b.to_host(solved.vectors(10))
+        np.testing.assert_allclose(np.abs((v * q).sum(axis=0)), 1, atol=1e-10)
+        np.testing.assert_allclose(v.T @ v, np.eye(10), atol=1e-12)
+
+
 def test_a_zero_matrix(b: Backend) -> None:
     solved = eigen.solve_apart(b, b.square(WIDTH), dtype="float32")
     assert not solved.values.any()

@@ -291,6 +291,20 @@ def test_states_pickle(b: Backend, products: str) -> None:
     np.testing.assert_array_equal(low(b.to_host(left.scatter)), low(b.to_host(right.scatter)))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16", "int8", "bool"])
+def test_less_is_exact_and_fresh(b: Backend, dtype: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    block = (RNG.standard_normal((6, 5)) * 3).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    row = RNG.standard_normal(5)
+    for given in (block, block[::2], block.T[:5].T):
+        before = given.copy()
+        x = b.less(given, b.matrix(row[None])[0])
+        np.testing.assert_array_equal(b.to_host(x), given.astype(np.float64) - row)
+        b.subtract_row(x, b.matrix(row[None])[0])
+        np.testing.assert_array_equal(given, before)
+
+
+
 def test_stack_is_a_fresh_array(b: Backend) -> None:
     top, bottom = RNG.standard_normal((3, 4)), RNG.standard_normal((2, 4))
     parts = [b.matrix(top), b.matrix(bottom)]
