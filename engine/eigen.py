@@ -34,12 +34,14 @@ FLOAT32_ERROR, FLOAT32_NULL = 5e-5, 4e-6
 class Pairs:
     """Largest eigenpairs of a matrix: values (k,) falling, on the host; vectors (width, k) on the device.
 
-    `following` is a lower bound of the value that comes next; 0 where nothing is known of it.
+    `following` is a lower bound of the value that comes next, None where nothing is known of it; `residual` the largest
+    ‖Cv − λv‖, by which a value may be off at most.
     """
 
     values: NDArray[np.float64]
     vectors: Array
-    following: float = 0.0
+    following: float | None = None
+    residual: float = 0.0
 
 
 def top_pairs(b: Backend, c: Array, wanted: int | None = None, *, block: int = BLOCK) -> Pairs:
@@ -69,7 +71,8 @@ def top_pairs(b: Backend, c: Array, wanted: int | None = None, *, block: int = B
     for _ in range(RESTARTS if wanted else 1):
         values, vectors, residuals = _sweep(b, lambda x: b.matmul(c, x), v, _steps(width, block), "float64")
         n_good = _leading(residuals <= CONVERGED * max(float(values[0]), 0.0))
-        found = Pairs(values[:n_good], vectors[:, :n_good], float(values[n_good]) if n_good < block else 0.0)
+        following = float(values[n_good]) if n_good < block else None
+        found = Pairs(values[:n_good], vectors[:, :n_good], following, float(residuals[:n_good].max(initial=0.0)))
         if wanted is None or n_good >= wanted:
             break
         v = b.orthonormalise(vectors)

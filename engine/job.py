@@ -240,7 +240,8 @@ def _job(
         same = marker is not None and marker.identity == rows.identity
         plan = _plan(record, info, rows, device)
         keeper = states if plan.method == "moments" else None
-        if marker is not None and same and (keeper is None or keeper.kept(info)):
+        # A matrix that had to be solved by another method keeps no state, and is done all the same.
+        if marker is not None and same and (keeper is None or keeper.kept(info) or marker.method != "moments"):
             done.append(marker)
             continue
         stale += marker is not None and not same
@@ -281,7 +282,10 @@ def run_job(
     job: Job, runner: Runner, *, memory: int | None = None, progress: Callable[[Progress], None] | None = None
 ) -> Run:
     """Fit the matrices that wait; see `fit_zoo`."""
-    job = within(job, memory)
+    most = getattr(runner, "task_bytes", None)  # of the worker with the least memory
+    job = within(job, min((m for m in (memory, most) if m is not None), default=None))
+    for each in job.waiting:
+        runner.check_memory(each.plan.task_bytes, each.name)
     done, total = len(job.done), len(job.done) + len(job.waiting)
     if job.states is not None and job.waiting:
         check_visible(runner, job.waiting[0].rows, job.path)

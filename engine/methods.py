@@ -95,6 +95,10 @@ def moments_products(dtype: str, width: int, backend: Backend, products: str = "
         raise EigenzooError(
             f"products: got {products!r} for rows of {dtype}; choose auto, float64, float32 or the rows' own"
         )
+    if products == "float32" and dtype not in ("float16", "bfloat16", "float32"):
+        raise EigenzooError(f"products: float32 would round rows of {dtype}; choose auto or float64")
+    if products in ("bfloat16", "float16") and backend.products(dtype) != products:
+        return "float32"  # there are no matrix units for them here
     return products
 
 
@@ -133,6 +137,24 @@ def _krylov(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
     from engine.solvers.gathered import GatheredKrylov
 
     return GatheredKrylov(rows.shape[1], backend, wanted.components)
+
+
+def check_settings(method: str, wanted: Wanted) -> None:
+    """Refuse what a method that was asked for by name cannot do.
+
+    Raises
+    ------
+    EigenzooError
+        Naming the setting.
+    """
+    if method in ("auto", "moments"):
+        return
+    if wanted.refine:
+        raise EigenzooError(f"refine: method {method!r} has no such pass; leave it out, or choose method 'moments'")
+    if wanted.products != "auto":
+        raise EigenzooError(f"products: method {method!r} has its own; leave it out, or choose method 'moments'")
+    if wanted.spectrum == "top" and method_named(method).exact:
+        raise EigenzooError(f"spectrum: method {method!r} gives all of it; leave 'top' out, or choose another method")
 
 
 METHODS: dict[str, Method] = {

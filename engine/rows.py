@@ -98,10 +98,10 @@ class ArrayRows:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         if self._kind == "dask":
-            return np.asarray(self._array[start:stop].compute(scheduler="synchronous"))
+            return _native(np.asarray(self._array[start:stop].compute(scheduler="synchronous")))
         if not self._opened:
             self._open_again()
-        return np.asarray(self._array[start:stop])
+        return _native(np.asarray(self._array[start:stop]))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": False}
@@ -144,6 +144,11 @@ def as_rows(x: Any) -> RowSource:
 def _made_by(array: Any, library: str) -> bool:
     # By the type's module, so that no library is imported to ask.
     return type(array).__module__.split(".")[0] == library
+
+
+def _native(block: NDArray[Any]) -> NDArray[Any]:
+    """The block in this machine's byte order."""
+    return block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
 
 
 def _from_torch(tensor: Any) -> NDArray[Any]:

@@ -79,7 +79,7 @@ class MatrixResult:
     layer, side : str
     rows, width, n_adapters : int
     method : str
-        "moments" or "dual".
+        Name in `engine.methods.METHODS`.
     exact : bool
     total_variance : float
     k : dict

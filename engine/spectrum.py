@@ -145,13 +145,18 @@ def solve_moments(
     scatter = state.scatter if centred else reduction.gram(state)
     squares = b.diagonal(scatter)
     products = reduction.products if state.coarse else "float64"
-    whole = _Whole(squares, mean, n, centred, "moments", bool(state.coarse))
+    offset = state.offset if state.coarse else None
+    constant = None
+    if state.coarse == n and state.constant is not None and centred:
+        constant = len(state.constant)
+    whole = _Whole(squares, mean, n, centred, "moments", offset, constant)
     eigen: Eigen
     if kind == "top" and reduction.width >= SMALLEST:
         b.mirror(scatter)
         found = _top(b, scatter, whole, wanted)
         if found is not None:
-            spectrum = whole.top(found.pairs, rounding(state, squares, found.pairs.values), found.noise)
+            error = rounding(state, squares, mean, found.pairs.values) + found.pairs.residual
+            spectrum = whole.top(found.pairs, error, found.noise)
             top = found.pairs.vectors
             return Solution(spectrum, mean, lambda k: signed(b.to_host(top[:, :k]).T), products=products)
     if b.values_alone and reduction.width >= SMALLEST:
@@ -159,7 +164,7 @@ def solve_moments(
         eigen, error, null = apart, apart.error, apart.null_error
     else:
         eigen, error, null = b.eigen(scatter), 0.0, 0.0
-    lost = rounding(state, squares, eigen.values)
+    lost = rounding(state, squares, mean, eigen.values)
     floor = max(NULL_RATIO * math.sqrt(max(float(eigen.values[0]), 0.0)), math.sqrt(null))
     if state.coarse:
         floor = max(floor, math.sqrt(lost))
@@ -167,11 +172,18 @@ def solve_moments(
     return Solution(spectrum, mean, lambda k: signed(b.to_host(eigen.vectors(k)).T), products=products)
 
 
-def rounding(state: MomentsState, squares: NDArray[np.float64], values: NDArray[np.float64]) -> float:
-    """How far an eigenvalue of a finished state may be off by products and sums; `squares` is the diagonal."""
+def rounding(
+    state: MomentsState, squares: NDArray[np.float64], mean: NDArray[np.float64], values: NDArray[np.float64]
+) -> float:
+    """How far an eigenvalue of a finished state may be off by products and sums; `squares` is the diagonal.
+
+    Rows about a mean m are rounded to half an ulp of m where they are less than it: an n × d matrix of such errors has
+    a norm of about ε/2 · max m · (√n + √d), by which σ may be off.
+    """
     largest = max(float(values[0]), 0.0)
     if not state.coarse:
-        return FINE_ROUNDING * largest
+        about = 1.1e-16 * float(np.abs(mean).max()) * (math.sqrt(state.n) + math.sqrt(len(mean)))
+        return FINE_ROUNDING * largest + 2 * math.sqrt(largest) * about
     offset = state.offset
     diagonal = float((squares + offset).max())
     return COARSE_DIAGONAL * diagonal + COARSE_REST * math.sqrt((largest + float(offset.sum())) * diagonal)
@@ -193,9 +205,11 @@ def _top(b: Backend, scatter: Array, whole: _Whole, wanted: int | None) -> _Foun
         sigma = np.sqrt(np.maximum(pairs.values, 0.0))
         noise = noise_from_trace(sigma, float(whole.squares.sum()), whole.shape)
         short, long = sorted(whole.shape)
+        if short < 1:
+            return None
         threshold = optimal_ratio(short / long) * math.sqrt(long) * noise
         # `following` is from below: the next value may be larger, but then the search that takes it in says so.
-        if len(sigma) and math.sqrt(max(pairs.following, 0.0)) <= threshold:
+        if len(sigma) and pairs.following is not None and math.sqrt(max(pairs.following, 0.0)) <= threshold:
             return _Found(pairs, noise)
         wanted = len(sigma) + max(8, len(sigma) // 2) if len(sigma) else 1
     return None
@@ -233,7 +247,8 @@ class _Whole:
     n: int
     centred: bool
     method: str
-    coarse: bool = False
+    offset: NDArray[np.float64] | None = None  # (width,), see `MomentsState`; None where all sums were float64
+    constant: int | None = None  # columns known to be constant; None where sums have to tell
 
     @property
     def width(self) -> int:
@@ -247,10 +262,12 @@ class _Whole:
     def zero_columns(self) -> int:
         if not self.centred:
             return int(np.count_nonzero(self.squares <= 0.0))
-        # The mean of equal values may be off by an ulp when blocks met in another order of magnitude. Float32 sums
-        # of a constant column leave 1e-6 of its squares: 16-bit columns of so little spread are not told from it.
-        relative = 1e-5 if self.coarse else (4 * float(np.finfo(np.float64).eps)) ** 2
-        return int(np.count_nonzero(self.squares <= relative * self.n * self.mean**2))
+        if self.constant is not None:
+            return self.constant
+        if self.offset is not None:  # what float32 sums of a constant column may leave of it
+            return int(np.count_nonzero(self.squares <= COARSE_DIAGONAL * (np.abs(self.squares) + self.offset)))
+        # The mean of equal values may be off by an ulp when blocks met in another order of magnitude.
+        return int(np.count_nonzero(self.squares <= self.n * (4 * float(np.finfo(np.float64).eps) * self.mean) ** 2))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -265,9 +282,11 @@ class _Whole:
 
     def top(self, pairs: Pairs, error: float, noise: float) -> Spectrum:
         sigma = np.sqrt(np.maximum(pairs.values, 0.0))
-        floor = max(NULL_RATIO * float(sigma[0]), math.sqrt(error) if self.coarse else 0.0)
+        sigma = sigma[: min(self.n, self.width)]
+        floor = max(NULL_RATIO * float(sigma[0]), 0.0 if self.offset is None else math.sqrt(error))
         sigma[sigma <= floor] = 0.0
-        following = math.sqrt(max(pairs.following, 0.0))
+        sigma[self.n_effective :] = 0.0
+        following = math.sqrt(max(pairs.following or 0.0, 0.0))
         return self._spectrum(sigma, error, floor, "top", noise, NOISE_FROM_TRACE, following)
 
     def _spectrum(

@@ -78,7 +78,7 @@ class States:
             "side": info.side,
             "dtype": rows.dtype.name,
             "products": fit.solver.products,  # type: ignore[attr-defined]
-            "wanted": "auto",
+            "wanted": "float64",
             "n_adapters": len(rows.offsets) - 1,
             "seen": None,
         }

@@ -51,6 +51,27 @@ class Switch:
                     self._turn_back(self._before)
 
 
+class Either:
+    """Two kinds of holders of which only one may hold at a time, each as many as it likes."""
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._kind, self._holders = "", 0
+
+    @contextlib.contextmanager
+    def held(self, kind: str) -> Iterator[None]:
+        with self._free:
+            self._free.wait_for(lambda: not self._holders or self._kind == kind)
+            self._kind = kind
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._holders -= 1
+                self._free.notify_all()
+
+
 @functools.cache
 def cpu_has_amx() -> bool:
     """Whether this machine multiplies bfloat16 in AMX tiles, as Linux tells."""
@@ -62,9 +83,16 @@ def cpu_has_amx() -> bool:
     return {"amx_bf16", "amx_tile"} <= set(flags.split())
 
 
-def bfloat16_products() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def bfloat16_products() -> Iterator[None]:
     """Float32 products through oneDNN are made of bfloat16 operands within the context."""
-    return _bfloat16.held()
+    with _operands.held("bfloat16"), _bfloat16.held():
+        yield
+
+
+def whole_products() -> contextlib.AbstractContextManager[None]:
+    """No other thread has float32 products made of bfloat16 operands within the context."""
+    return _operands.held("float32")
 
 
 def no_tf32() -> contextlib.AbstractContextManager[None]:
@@ -147,6 +175,7 @@ def _turn_16_bit_sums_back(before: dict[str, Any]) -> None:
         setattr(torch.backends.cuda.matmul, name, value)
 
 
+_operands = Either()
 _bfloat16 = Switch(_turn_bfloat16, _turn_bfloat16_back)
 _whole_float32 = Switch(_turn_tf32_off, _turn_tf32_back)
 _float32_sums = Switch(_turn_16_bit_sums_off, _turn_16_bit_sums_back)

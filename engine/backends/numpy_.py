@@ -111,7 +111,7 @@ class NumpyBackend:
 
     def orthonormalise(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         q, r = np.linalg.qr(x)
-        return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
+        return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0).astype(q.dtype))
 
     def to_host(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         return x

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.backends import matrix_units, torch_streams
 from engine.backends.numpy_ import GROUP, add_gram, column_sum, less
+from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +47,12 @@ class TorchBackend:
         return "torch" if self.device == "cpu" else self.device
 
     def load(self) -> None:
-        import torch  # noqa: F401
+        try:
+            import torch  # noqa: F401
+        except ImportError as problem:
+            raise EigenzooError(
+                "device: torch is not installed where this task runs; install it there, or choose device 'cpu'"
+            ) from problem
 
         if self.device == "cpu":
             import scipy.linalg.blas  # noqa: F401
@@ -177,7 +183,12 @@ class TorchBackend:
         return True
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        return a @ b
+        import torch
+
+        if a.dtype != torch.float32:
+            return a @ b
+        with matrix_units.whole_products() if self.device == "cpu" else matrix_units.no_tf32():
+            return a @ b
 
     def orthonormalise(self, x: Tensor) -> Tensor:
         import torch

@@ -207,7 +207,7 @@ def _cluster(
 
     from engine.backends import choose
     from engine.job import within
-    from engine.runners.cluster import IDLE_BYTES
+    from engine.runners.cluster import IDLE_BYTES, n_gpus
     from engine.runners.dask_ import DaskRunner
     from ingest.errors import EigenzooError
 
@@ -218,6 +218,8 @@ def _cluster(
     tasks = sum(each.plan.n_tasks for each in job.waiting)
     if workers is None:
         workers = max(1, min(len(os.sched_getaffinity(0)), tasks, limit // (needed + IDLE_BYTES)))
+        if choose(job.device).startswith(("cuda", "cupy")):
+            workers = max(1, min(workers, n_gpus(choose(job.device))))  # several would share one GPU's memory
     with DaskRunner(scheduler, workers=workers, device=choose(job.device)) as runner:
         here = runner.n_workers
         dashboard = f"dashboard {runner.dashboard_link}" if runner.dashboard_link else ""
@@ -272,7 +274,7 @@ def print_run(run: Run, json: bool, more: Mapping[str, Any] | None = None) -> No
                 show_k(r.k.get("ev_0.8")),
                 show_k(r.k.get(rule_key(r.chosen), r.n_components)),
                 f"{r.total_variance:.4g}",
-                r.method if r.exact else f"{r.method}, σ ± {r.sigma_error or 0.0:.2g}",
+                show_method(r),
                 r.note,
             )
             for r in results
@@ -313,6 +315,13 @@ def matrix_json(r: MatrixResult) -> dict[str, Any]:
         "note": r.note,
         "how": r.how,
     }
+
+
+def show_method(r: MatrixResult) -> str:
+    """A method for people, with the error of an approximate one."""
+    if r.exact:
+        return r.method
+    return f"{r.method}, σ ± {'?' if r.sigma_error is None else format(r.sigma_error, '.2g')}"
 
 
 def show_k(k: int | None) -> str:

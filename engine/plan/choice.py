@@ -1,8 +1,9 @@
 """Which method solves a matrix, on which device, and why: every method's cost, held against the memory allowed.
 
 The rule: of the exact methods that fit, the one that takes least time, where "dual", which is float64 throughout, may
-take up to twice that of "moments"; where none fits, the first approximate one that does. That time is by the documented
-rates, so that the choice is the same wherever it is made; the times told are by the rates given.
+take up to twice that of "moments"; where none fits, the first approximate one that does. Where a fixed K of a "top"
+spectrum is all that is asked for, "krylov" goes before them for matrices that it suits (`GATHERED_BYTES`). That time is
+by the documented rates, so that the choice is the same wherever it is made; the times told are by the rates given.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from engine import memory as _memory
 from engine.backends import choose
 from engine.backends.matrix_units import cpu_has_amx
-from engine.methods import METHODS, Wanted, method_named, moments_products
+from engine.methods import METHODS, Wanted, check_settings, method_named, moments_products
 from engine.plan.rates import Rates, default_rates
 from engine.plan.work import Work, work_of
 from ingest.errors import EigenzooError
@@ -139,6 +140,7 @@ def choose_method(
     """
     if method != "auto":
         method_named(method)
+        check_settings(method, wanted)
     estimates = tuple(estimate(name, matrix, wanted, device=device, memory=memory, rates=rates) for name in METHODS)
     by_name = {e.method: e for e in estimates}
     if method != "auto":
@@ -176,7 +178,12 @@ def estimate(
     rates: Mapping[str, Rates] | None = None,
 ) -> Estimate:
     """What one method would take, and whether it can be had."""
-    device = device_for(method, matrix, wanted, device)
+    asked, device = device, device_for(method, matrix, wanted, device)
+    if asked == "auto" and device == "torch" and memory is not None:
+        on_torch = estimate(method, matrix, wanted, device="torch", memory=memory, rates=rates)
+        if on_torch.refusal:  # scipy takes less memory, and longer
+            return estimate(method, matrix, wanted, device="cpu", memory=memory, rates=rates)
+        return on_torch
     backend = _backend(device)
     products = "float64"
     if method == "moments":

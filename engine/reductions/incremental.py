@@ -62,7 +62,7 @@ class KeptRows:
 class MergeTruncate:
     """Rows → `KeptRows`; O(n · width · max_rank) time, O(max_rank · width) bytes a state.
 
-    Nothing is dropped while there are no more than max_rank rows, or when max_rank is at least the width.
+    Nothing is dropped while rows and corrections are no more than max_rank, or when that is at least the width.
     """
 
     width: int

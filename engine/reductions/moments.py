@@ -73,6 +73,8 @@ class MomentsState:
         relative to, beside the scatter's diagonal; zeros where all products were float64.
     coarse : rows that were multiplied with float32 results.
     partial : float32 sums that wait for the flush; None without any.
+    first, constant : a row on the host, and the columns in which all coarse rows are equal to it: rounded sums cannot
+        tell; None without coarse rows, or when nobody knows.
     """
 
     n: int
@@ -82,6 +84,8 @@ class MomentsState:
     offset: NDArray[np.float64]
     coarse: int = 0
     partial: Partial | None = None
+    first: NDArray[Any] | None = None
+    constant: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,11 @@ class Moments:
         left.coarse += right.coarse
         if right.partial is not None:
             self._take(left, right.partial)
+        if left.first is None:
+            left.first, left.constant = right.first, right.constant
+        elif right.first is not None and left.constant is not None and right.constant is not None:
+            both = np.intersect1d(left.constant, right.constant)
+            left.constant = both[left.first[both] == right.first[both]]
         return left
 
     def finish(self, state: MomentsState) -> MomentsState:
@@ -167,6 +176,7 @@ class Moments:
 
     def _fold_coarse(self, state: MomentsState, piece: NDArray[Any]) -> None:
         b, partial = self.backend, state.partial
+        _note_constant(state, piece)
         if partial is None or not partial.n:
             partial = self._begun(state, piece)
             if partial is None:
@@ -205,7 +215,8 @@ class Moments:
         if energy <= DWARFED * b.square_sum(sample):
             return Partial(0, self.products, None, b.vector(self.width), gram)
         # A row of the data: of two 16-bit values the difference is exact in float32 whenever they are alike.
-        middle = b.matrix(piece[:1])[0] if len(sample) == 1 else b.matrix(b.to_host(mean)[None].astype(piece.dtype))[0]
+        near = piece[:1] if len(sample) == 1 else b.to_host(mean)[None].astype(piece.dtype)
+        middle = b.matrix(near.astype(np.float32))[0]
         return Partial(0, "float32", middle, b.vector(self.width), gram)
 
     def _take(self, state: MomentsState, partial: Partial) -> None:
@@ -235,6 +246,18 @@ class Moments:
             self.backend.add_outer(state.scatter, delta, state.n * n / total)
         state.mean = state.mean + delta * (n / total)
         state.n = total
+
+
+def _note_constant(state: MomentsState, piece: NDArray[Any]) -> None:
+    if state.first is None:
+        state.first, state.constant = piece[0].copy(), np.arange(piece.shape[1])
+    if state.constant is None:
+        return
+    for start in (0, 64):  # few rows tell most columns apart
+        rows = piece[start : start + 64 if start == 0 else None]
+        at = state.constant
+        if len(at) and len(rows):
+            state.constant = at[(rows[:, at] == state.first[at]).all(axis=0)]
 
 
 def piece_rows(width: int, products: str = "float64") -> int:

@@ -1,8 +1,8 @@
 """Dask: matrices folded on workers, the last few in parts that are joined in a tree; only the result comes back.
 
-Rows are read on the worker that folds them. The arithmetic is a function of the data's shape alone (`partition`), so
-results do not depend on how many workers there are or which of them died on the way. No task changes what another
-made: a state may be needed again when a worker is lost. A reduction that asks for another pass stays on the workers.
+Rows are read on the worker that folds them. The arithmetic is a function of the data's shape and of how many tasks
+share the matrix (`partition`), not of which workers died on the way. No task changes what another made: a state may be
+needed again when a worker is lost. A reduction that asks for another pass stays on the workers.
 """
 
 from __future__ import annotations
@@ -191,6 +191,7 @@ class DaskRunner:
         self._checked = True
         if getattr(rows, "in_memory", False):
             return
+        self._await_worker()
         for address, problem in sorted(self._client.run(tasks.probe, rows, on_error="return").items()):
             if problem is not None:
                 place = getattr(rows, "location", "") or rows.identity or "its rows"

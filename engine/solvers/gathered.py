@@ -10,13 +10,14 @@ what float32 products may add to it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.eigen import top_of
 from engine.reductions.centring import check_finite
 from engine.reductions.dual import Dual, GatheredRows
+from engine.reductions.moments import ROOM
 from engine.solvers.measured import Directions, Measured
 from engine.spectrum import Solution
 
@@ -45,13 +46,14 @@ class GatheredKrylov(Dual):
     def solve(self, state: GatheredRows, *, centred: bool) -> Solution:
         """O(steps · rows · width · block) time; the rows in float32, 4 · rows · width bytes."""
         state = self.finish(state)
-        parts, measured = self._operands(state, centred)
+        parts, measured, unit = self._operands(state, centred)
         check_finite(measured.energy)
         known = self.wanted if self.wanted else min(KNOWN, measured.n_effective, self.width)
         found = top_of(
             self.backend, lambda v: self._gram(parts, v), self.width, known, dtype="float32", converged=CONVERGED
         )
         values, rows, residual = self._refined(parts, found)
+        values, residual = values * unit**2, residual * unit**2
         k = min(known, len(values))
         spectrum = measured.top(np.sqrt(values), k, "krylov", float(residual[:k].max(initial=0.0)))
         sigma = spectrum.singular_values
@@ -67,13 +69,18 @@ class GatheredKrylov(Dual):
             note="block Lanczos on the rows in memory",
         )
 
-    def _operands(self, state: GatheredRows, centred: bool) -> tuple[list[Array], Measured]:
-        """The rows in float32, less their mean when centred, block by block; the blocks as stored are let go."""
+    def _operands(self, state: GatheredRows, centred: bool) -> tuple[list[Array], Measured, float]:
+        """The rows in float32, less their mean when centred, block by block, and the unit they are in.
+
+        The blocks as stored are let go.
+        """
         b = self.backend
         parts: list[Array] = []
         total, n = b.vector(self.width), state.n
+        unit = _unit(state.blocks[0])
         while state.blocks:
-            parts.append(b.matrix(state.blocks.pop(0), "float32"))
+            block = state.blocks.pop(0)
+            parts.append(b.matrix(block if unit == 1.0 else block.astype(np.float64) / unit, "float32"))
             total = total + b.column_sum(parts[-1], "float32")
         mean = total * (1.0 / max(n, 1))
         squares = b.vector(self.width)
@@ -82,7 +89,8 @@ class GatheredKrylov(Dual):
                 b.subtract_row(x, mean)
             squares = squares + b.column_sum(x * x, "float32")
         host, about = b.to_host(mean), b.to_host(squares)
-        return parts, Measured(n, host, about if centred else np.maximum(about - n * host**2, 0.0), centred)
+        about = about if centred else np.maximum(about - n * host**2, 0.0)
+        return parts, Measured(n, host * unit, about * unit**2, centred), unit
 
     def _gram(self, parts: list[Array], v: Array) -> Array:
         # (Yᵀ X)ᵀ rather than Xᵀ Y: the rows are read along their length, in half the time.
@@ -110,3 +118,12 @@ class GatheredKrylov(Dual):
         theta, turn = np.maximum(theta[::-1], 0.0), turn[:, ::-1]
         residual = np.linalg.norm(image @ turn - (v @ turn) * theta, axis=0) + ROUNDING * theta[:1]
         return theta, np.ascontiguousarray((v @ turn).T), residual
+
+
+def _unit(block: NDArray[Any]) -> float:
+    """A power of two by which values are divided where float32 has no room for their squares' sums."""
+    sample = block[:: max(1, len(block) // 64)].astype(np.float64)
+    size = float(np.sqrt(np.mean(sample * sample)))
+    if not (np.isfinite(size) and size > 0) or ROOM[0] < size < ROOM[1]:
+        return 1.0
+    return float(2.0 ** np.round(np.log2(size)))

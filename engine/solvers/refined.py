@@ -39,6 +39,9 @@ def finer(solver: Any, solution: Solution, *, centred: bool) -> MomentsSolver | 
     """
     if isinstance(solver, MomentsSolver) and solution.products != "float64":
         return replace(solver, products="float64", passes=solver.passes + 1)
+    if isinstance(solver, MomentsSolver) and solution.spectrum.kind == "top":
+        # A few of all directions are not enough to tell small ones apart by.
+        return replace(solver, kind="full", passes=solver.passes + 1)
     known = min(*solution.spectrum.effective_shape, len(solution.spectrum.singular_values))
     return Refinement(
         solver.backend,
@@ -110,7 +113,7 @@ class Refinement:
         values = np.sort(np.concatenate([sigma, self.spectrum.singular_values[k:]]))[::-1].copy()
         components = signed(turn @ self.basis)
         note = "small singular values were refined in one more pass"
-        spectrum = replace(self.spectrum, singular_values=values, floor=floor, eigenvalue_error=floor**2)
+        spectrum = replace(self.spectrum, singular_values=values, floor=floor, eigenvalue_error=2 * largest * floor)
         return Solution(
             spectrum,
             self.mean,

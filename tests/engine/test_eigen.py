@@ -143,3 +143,39 @@ def test_top_of_pure_noise(device: str) -> None:
     x = np.random.default_rng(5).standard_normal((N, WIDTH))
     sub = engine.fit(x, device=device, spectrum="top")
     assert sub.k_choice.k == 0 and sub.n_components == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch"])
+def test_top_finds_all_that_stand_above_the_noise(device: str) -> None:
+    if device == "torch":
+        pytest.importorskip("torch")
+    rng = np.random.default_rng(6)
+    u, v = np.linalg.qr(rng.standard_normal((2000, 60)))[0], np.linalg.qr(rng.standard_normal((WIDTH, 60)))[0]
+    x = 100 * u @ v.T + 1e-3 * rng.standard_normal((2000, WIDTH))
+    full, top = engine.fit(x, device=device), engine.fit(x, device=device, spectrum="top")
+    assert full.n_components == top.n_components == 60
+    assert top.noise == pytest.approx(1e-3, rel=0.02)
+
+
+def test_top_of_small_values_and_small_shapes() -> None:
+    from tests.engine.spectra import prescribed
+
+    sigma = np.logspace(0, -11, 12)
+    x, _ = prescribed(2000, WIDTH, sigma, 0.0)
+    top = engine.fit(x, 12, spectrum="top", device="cpu")
+    np.testing.assert_allclose(top.singular_values[:12], sigma, rtol=1e-3)
+    assert np.abs(top.singular_values[:12] ** 2 - sigma**2).max() <= top.eigenvalue_error
+    for n in (1, 20):
+        x = np.random.default_rng(n).standard_normal((n, WIDTH))
+        sub = engine.fit(x, 0, method="moments", spectrum="top", device="cpu")
+        assert len(sub.singular_values) <= n
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e3, 1e6])
+def test_the_error_stated_holds_for_any_mean(ratio: float) -> None:
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((3000, 30)) + ratio
+    y = x.astype(np.longdouble)
+    s = np.linalg.svd((y - y.mean(axis=0)).astype(np.float64), compute_uv=False)
+    sub = engine.fit(x, 1, device="cpu", refine=False)
+    assert np.abs(sub.singular_values**2 - s**2).max() <= sub.eigenvalue_error <= 1e-8 * s[0] ** 2

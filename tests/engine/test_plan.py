@@ -101,7 +101,7 @@ def test_refining_is_left_out_where_there_is_no_room_but_not_where_it_is_asked_f
         (160_000, 4096, "bfloat16", Wanted(), False, "torch"),
         (160_000, 4096, "float32", Wanted(), False, "torch"),
         (160_000, 2047, "float32", Wanted(), True, "cpu"),
-        (160_000, 4096, "float32", Wanted(spectrum="top"), True, "cpu"),  # no eigenvalues to be had more quickly
+        (160_000, 4096, "float32", Wanted(spectrum="top"), True, "torch"),
         (160_000, 4096, "bfloat16", Wanted(spectrum="top"), True, "torch"),
         (160_000, 1024, "bfloat16", Wanted(), True, "torch"),
         (160_000, 1024, "bfloat16", Wanted(), False, "cpu"),
@@ -120,7 +120,9 @@ def test_device(
     matrix = stored(n, width, dtype)
     assert device_for("moments", matrix, wanted) == expected
     assert device_for("moments", matrix, wanted, "cuda:1") == "cuda:1"
-    assert all(device_for(method, matrix, wanted) == "cpu" for method in METHODS if method != "moments")
+    others = [method for method in METHODS if method not in ("moments", "krylov")]
+    assert all(device_for(method, matrix, wanted) == "cpu" for method in others)
+    assert device_for("krylov", matrix, wanted) == ("torch" if width >= 2048 else "cpu")
     monkeypatch.setattr(choosing, "find_spec", lambda name: None)
     assert device_for("moments", matrix, wanted) == "cpu"
     monkeypatch.setattr(choosing, "choose", lambda device: "cuda")
@@ -270,3 +272,25 @@ def test_calibration_measures_what_a_plan_needs() -> None:
     assert 0.001 < choice.must("").seconds < 600
     with pytest.raises(EigenzooError):
         calibrate("tpu")
+
+
+def test_an_exact_method_on_scipy_comes_before_an_approximate_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "choose", lambda device: "cpu")
+    monkeypatch.setattr(choosing, "find_spec", lambda name: object())
+    matrix, wanted = stored(160_000, 4096), Wanted(8, refine=False)
+    on_torch = choose_method(matrix, wanted, device="torch").must("").task_bytes
+    chosen = choose_method(matrix, wanted, memory=on_torch - 1).must("")
+    assert (chosen.method, chosen.device) == ("moments", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted", "what"),
+    [
+        ("dual", Wanted(spectrum="top"), "spectrum: method 'dual'"),
+        ("tsqr", Wanted(refine=True), "refine: method 'tsqr'"),
+        ("randomized", Wanted(products="float64"), "products: method 'randomized'"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused(method: str, wanted: Wanted, what: str) -> None:
+    with pytest.raises(EigenzooError, match=what):
+        choose_method(stored(100, 400), wanted, method=method)

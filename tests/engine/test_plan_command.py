@@ -60,7 +60,7 @@ def test_a_zoo_is_planned_shape_by_shape(zoo: str, rates: str, capfd: pytest.Cap
     group = one["groups"][0]
     assert group["method"] == "moments" and group["why"].startswith("moments: exact, one pass")
     methods = {m["method"]: m for m in group["methods"]}
-    assert methods.keys() == {"moments", "dual", "randomized", "incremental", "tsqr"}
+    assert methods.keys() == {"moments", "dual", "krylov", "randomized", "incremental", "tsqr"}
     assert methods["moments"]["fold_flops"] == 804 * 600**2 and methods["moments"]["bytes_read"] == 4 * 804 * 600
     assert (
         methods["moments"]["exact"] and methods["moments"]["spectrum"] == "full" and not methods["moments"]["refusal"]
@@ -99,7 +99,7 @@ def test_memory_makes_it_choose_another(rates: str, capfd: pytest.CaptureFixture
     group = read(capfd, *arguments, "--workers", "4", "--memory", "16GiB")["plans"][0]["groups"][0]
     assert group["method"] == "randomized" and "moments needs" in group["why"]
     refused = {m["method"] for m in group["methods"] if m["refusal"]}
-    assert refused == {"moments", "dual", "tsqr"}
+    assert refused == {"moments", "dual", "krylov", "tsqr"}
     code, out, _ = run(capfd, *arguments, "--workers", "4", "--memory", "64MiB")
     assert code == 1 and "which takes least, needs" in out and "no method fits" in out
     code, out, _ = run(capfd, *arguments, "--workers", "1,64", "--memory", "900GiB", "--products", "float64")

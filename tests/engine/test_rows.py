@@ -88,3 +88,11 @@ def test_refusals(x: Any, message: str) -> None:
     with pytest.raises(EigenzooError, match=message) as caught:
         as_rows(x)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_come_in_native_byte_order() -> None:
+    x = np.arange(12.0).reshape(4, 3)
+    for kind in (">f4", ">f8", ">i4"):
+        block = as_rows(x.astype(kind)).read(1, 3)
+        assert block.dtype.isnative
+        np.testing.assert_array_equal(block, x[1:3])

@@ -78,7 +78,7 @@ def test_within_the_stated_floor(
     assert state.n == len(x) and state.coarse == len(x)
     np.testing.assert_allclose(np.asarray(state.mean), mean, atol=1e-9 * np.abs(x.astype(float)).max(), rtol=0)
     values = np.linalg.eigvalsh(scatter)
-    stated = rounding(state, np.diagonal(scatter), values[::-1])
+    stated = rounding(state, np.diagonal(scatter), mean, values[::-1])
     assert np.abs(np.linalg.eigvalsh(lower(state)) - values).max() <= stated
     assert state.sumsq == pytest.approx((x.astype(np.float64) ** 2).sum(), rel=3e-6)
 
@@ -136,3 +136,18 @@ def test_constant_columns_are_counted() -> None:
         for values in (x, x.astype(ml_dtypes.bfloat16)):
             sub = engine.fit(values, 1, device=device)
             assert sub.n_zero_variance_columns == 2 and sub.products != "float64"
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch"])
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_columns_of_little_spread_about_a_large_mean_are_columns(device: str, dtype: str) -> None:
+    import engine
+
+    backend(device)
+    x = 0.01 * np.random.default_rng(4).standard_normal((3000, 600))
+    x[:, :5] += 4
+    stored = x.astype(DTYPES[dtype])
+    sub = engine.fit(stored, 1, device=device)
+    varying = int(np.count_nonzero(stored.astype(np.float64).std(axis=0)))
+    assert sub.products != "float64" and sub.n_zero_variance_columns == 600 - varying
+    assert sub.choices["gavish-donoho"].k is not None

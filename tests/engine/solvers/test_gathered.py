@@ -78,3 +78,36 @@ def test_auto_takes_it_where_it_pays() -> None:
     assert chosen(16000, 1024) == "moments" and chosen(16000, 4096, "float32") == "moments"
     assert chosen(16000, 4096, wanted=Wanted(components=24)) == "moments"
     assert plan_fit(as_rows(np.zeros((WIDTH, WIDTH))), device="cpu").method == "moments"
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e19])
+def test_any_scale(scale: float) -> None:
+    x = (spiked(400, 100, 4) * scale).astype(ml_dtypes.bfloat16)
+    y = x.astype(np.float64)
+    s = np.linalg.svd(y - y.mean(axis=0), compute_uv=False)
+    sub = engine.fit(x, 4, method="krylov", device="cpu")
+    np.testing.assert_allclose(sub.singular_values, s[:4], rtol=1e-5)
+
+
+def test_other_threads_bfloat16_products_do_not_reach_these() -> None:
+    torch = pytest.importorskip("torch")
+    import threading
+
+    from engine.backends import get_backend
+    from engine.backends.matrix_units import bfloat16_products
+
+    b, inside, leave = get_backend("torch"), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with bfloat16_products():
+            inside.set()
+            leave.wait(0.3)
+
+    a = torch.randn(300, 300)
+    expected = (a.double() @ a.double()).float()
+    other = threading.Thread(target=hold)
+    other.start()
+    inside.wait()
+    found = b.matmul(a, a)
+    other.join()
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
