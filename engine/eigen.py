@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SMALLEST = 768  # widths below are solved whole: nothing is gained
 BLOCK = 32
-STEPS, FEW_STEPS = 12, 6
+STEPS, FEW_STEPS = 12, 5
 RESTARTS = 8
 CONVERGED = 1e-11  # residual over the largest value
 # Of eigenvalues found in float32, over the largest that float32 saw: any of them (its QL iteration's, measured 5e-6 at

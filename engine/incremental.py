@@ -39,7 +39,7 @@ class Incremental:
     -----
     Exact while three times the rows that came are no more than max_rank, or when max_rank is at least the width; then
     `engine.Moments` is the better choice, though, as wherever a scatter of 8 · width² bytes fits. Where rows were left
-    out, `Subspace.sigma_error` bounds what that did to the singular values. The mean, the total variance and the columns
+    out, `Subspace.sigma_error` bounds what that did to the singular values. The mean, the total variance and columns
     without variance are exact. Results depend on the order of the rows, within the bound.
 
     Cost: `partial_fit` O(n_rows · width · max_rank) time; `merge` and `subspace` O(width · max_rank²).

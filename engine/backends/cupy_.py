@@ -92,7 +92,7 @@ class CupyBackend:
     def column_mean(self, x: Array) -> Array:
         return self.column_sum(x) / len(x)
 
-    def column_sum(self, x: Array, products: str = "float64") -> Array:
+    def column_sum(self, x: Array, products: str = "") -> Array:
         if x.dtype == np.float64:
             return x.sum(axis=0)
         whole = len(x) // GROUP * GROUP

@@ -45,7 +45,7 @@ class NumpyBackend:
     def column_mean(self, x: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(self.column_sum(x) / len(x))
 
-    def column_sum(self, x: NDArray[Any], products: str = "float64") -> NDArray[np.float64]:
+    def column_sum(self, x: NDArray[Any], products: str = "") -> NDArray[np.float64]:
         return column_sum(x)
 
     def subtract_row(self, x: NDArray[Any], row: NDArray[Any]) -> None:

@@ -61,8 +61,11 @@ class Backend(Protocol):
     def column_mean(self, x: Array) -> Array:
         """Mean of each column, float64."""
 
-    def column_sum(self, x: Array, products: str = "float64") -> Array:
-        """Sum of each column in float64, for x of any `products`; exact to about 1e-15 of the largest entries' sum."""
+    def column_sum(self, x: Array, products: str = "") -> Array:
+        """Sum of each column in float64, next to exact for values of 16 bits.
+
+        `products` says in what x is multiplied before and after, if it is: whose threads are about.
+        """
 
     def subtract_row(self, x: Array, row: Array) -> None:
         """x ← x − row, in place; float64 or float32."""

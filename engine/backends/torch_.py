@@ -96,12 +96,12 @@ class TorchBackend:
         return torch.zeros(n, dtype=torch.float64, device=self.device)
 
     def column_mean(self, x: Tensor) -> Tensor:
-        return self.column_sum(x) / len(x)
+        return self.column_sum(x, "float64") / len(x)
 
-    def column_sum(self, x: Tensor, products: str = "float64") -> Tensor:
+    def column_sum(self, x: Tensor, products: str = "") -> Tensor:
         import torch
 
-        if self.device == "cpu" and products != "bfloat16":
+        if self.device == "cpu" and products in ("float64", "float32"):
             # One thread of numpy's: torch's would wait for cores on which OpenBLAS' still spin after a product.
             return torch.from_numpy(column_sum(x.numpy()))
         if x.dtype == torch.float64:

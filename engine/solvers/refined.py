@@ -113,7 +113,9 @@ class Refinement:
         values = np.sort(np.concatenate([sigma, self.spectrum.singular_values[k:]]))[::-1].copy()
         components = signed(turn @ self.basis)
         note = "small singular values were refined in one more pass"
-        spectrum = replace(self.spectrum, singular_values=values, floor=floor, eigenvalue_error=2 * largest * floor)
+        # The basis is orthonormal to about ε · k.
+        error = 2 * largest * floor + 4 * _EPS * k * largest**2
+        spectrum = replace(self.spectrum, singular_values=values, floor=floor, eigenvalue_error=error)
         return Solution(
             spectrum,
             self.mean,
