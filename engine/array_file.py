@@ -70,6 +70,18 @@ def read_facts(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     return _facts(path, metadata, kind)
 
 
+def whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is there with all the bytes that its header promises."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, HEADER_BYTES)))
+            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+            return os.fstat(file.fileno()).st_size == 8 + length + end
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def foreign(path: str | os.PathLike[str], kind: str) -> EigenzooError:
     """What to say of a file that is of another kind."""
     return EigenzooError(f"{path}: not a {kind} of eigenzoo; give a file written by save")

@@ -102,6 +102,10 @@ class Incremental:
         EigenzooError
             For another width.
         """
+        if not isinstance(other, Incremental):
+            raise EigenzooError(
+                f"merge: got {type(other).__name__}; give an Incremental, or put rows in by partial_fit"
+            )
         if other._state is None:
             return self
         self._check_width(other._width)

@@ -217,6 +217,9 @@ def open_job(
     planned = tuple((m.layer, m.side) for m in chosen)
     record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model, zoo.commit.uuid, planned, keep_state)
     device = device if device == "auto" else choose(device)
+    if record.settings.method != "auto":  # what cannot be done claims no folder
+        for info in chosen:
+            _plan(record, info, zoo.rows(info.layer, side=info.side), device, name=f"{info.layer} {info.side}")
     with locked(path):
         record = prepare(path, record, zoo.matrices, restart=restart, notice=notice)
         yield _job(zoo, path, record, chosen, device, notice)
@@ -363,7 +366,8 @@ def _rule(record: RunRecord, info: MatrixInfo) -> str | int:
 
 
 def _products(record: RunRecord) -> str:
-    return KEPT_PRODUCTS if record.keep_state else record.settings.products
+    kept = record.keep_state and record.settings.method in ("auto", "moments")
+    return KEPT_PRODUCTS if kept else record.settings.products
 
 
 def _plan(

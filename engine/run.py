@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.array_file import whole
 from engine.atomic import write_atomically
 from ingest.errors import EigenzooError
 from ingest.store.schema import quote
@@ -148,7 +149,11 @@ class Run:
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             if name.endswith(".json") and not name.startswith("."):
                 with open(os.path.join(folder, name), encoding="utf-8") as file:
-                    out.append(MatrixResult(**json.load(file)))
+                    try:
+                        out.append(MatrixResult(**json.load(file)))
+                    except (ValueError, TypeError) as error:
+                        what = f"{file.name}: damaged ({error}); the same `eigenzoo fit` mends it"
+                        raise EigenzooError(what) from error
         return sorted(out, key=lambda m: (natural_key(m.layer), m.side))
 
     def planned(self, finished: Iterable[MatrixResult]) -> int:
@@ -227,7 +232,7 @@ def read_marker(path: str, layer: str, side: str) -> MatrixResult | None:
             result = MatrixResult(**json.load(file))
     except (OSError, ValueError, TypeError):
         return None
-    return result if os.path.exists(result_path(path, layer, side)) else None
+    return result if whole(result_path(path, layer, side)) else None
 
 
 def summary(layer: str, side: str, subspace: Subspace, rows_read: int | None = None) -> MatrixResult:

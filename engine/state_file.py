@@ -43,6 +43,7 @@ def save(path: str | os.PathLike[str], held: Held, backend: Backend, facts: Mapp
         "scatter": pack(backend.to_host(held.state.scatter)),
     }
     own = {
+        "checksum": _checksum(arrays),
         "n_rows": held.state.n,
         "width": len(held.error),
         "sumsq": held.state.sumsq,
@@ -63,6 +64,8 @@ def load(path: str | os.PathLike[str], backend: Backend) -> tuple[Held, dict[str
         When the file is missing, truncated, or no such state.
     """
     arrays, facts = array_file.read(path, KIND)
+    if facts.get("checksum") != _checksum(arrays):
+        raise EigenzooError(f"{path}: damaged, its values are not those that were saved; make it again from the rows")
     try:
         width, n = int(facts["width"]), int(facts["n_rows"])
         packed = arrays.pop("scatter")
@@ -76,6 +79,16 @@ def load(path: str | os.PathLike[str], backend: Backend) -> tuple[Held, dict[str
     except (KeyError, TypeError, ValueError) as problem:
         raise array_file.foreign(path, KIND) from problem
     return held, facts
+
+
+def _checksum(arrays: Mapping[str, NDArray[np.float64]]) -> str:
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return str(digest.hexdigest())
 
 
 def read_facts(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -155,6 +155,8 @@ class Moments:
         EigenzooError
             For another width.
         """
+        if not isinstance(other, Moments):
+            raise EigenzooError(f"merge: got {type(other).__name__}; give Moments, or put rows in by update")
         if other._held is not None and other._width is not None:
             self._check_width(other._width)
             self._merge(self._here(other), other._n_adapters, other._seen, other._dtype)

@@ -182,3 +182,26 @@ def test_settings_are_kept_exactly(tmp_path: Path, zoo: Path) -> None:
     assert run.matrices[0].k.keys() == {"gavish_donoho", "ev_0.8"}
     with pytest.raises(EigenzooError, match=r"k: ev:0\.8 → ev:0\.8000001"):
         fit_zoo(zoo, tmp_path / "run2", k="ev:0.8000001")
+
+
+def test_a_damaged_result_is_fitted_again(tmp_path: Path, zoo: Path) -> None:
+    run = fit_zoo(zoo, tmp_path / "run", layers="layers.0.*", side="A")
+    (result,) = (tmp_path / "run" / "matrices").glob("*.safetensors")
+    whole = result.read_bytes()
+    for cut in (0, 5, 300, len(whole) - 1):
+        result.write_bytes(whole[:cut])
+        fit_zoo(zoo, tmp_path / "run", layers="layers.0.*", side="A")
+        assert result.read_bytes() == whole
+    (marker,) = (tmp_path / "run" / "matrices").glob("*.json")
+    marker.write_text("{not json")
+    with pytest.raises(EigenzooError, match="damaged .* mends it"):
+        print(run.matrices)
+    assert len(fit_zoo(zoo, tmp_path / "run", layers="layers.0.*", side="A").matrices) == 1
+
+
+def test_what_cannot_be_done_claims_no_folder(tmp_path: Path, zoo: Path) -> None:
+    for settings, what in ({"method": "tsqr", "spectrum": "top"}, "spectrum"), ({"method": "dual"}, "fewer rows"):
+        with pytest.raises(EigenzooError, match=what):
+            fit_zoo(zoo, tmp_path / "run", **settings)  # type: ignore[arg-type]
+        assert not (tmp_path / "run").exists()
+    assert len(fit_zoo(zoo, tmp_path / "run", method="tsqr", keep_state=True, layers="layers.0.*").matrices) == 2

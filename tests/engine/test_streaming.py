@@ -272,3 +272,17 @@ def test_sources_are_told_by_their_identity(tmp_path: Path) -> None:
     assert forth.n_adapters == 2 and forth.subspace().source == forth.source
     assert forth.subtract(parts[1]).source == Moments().update(parts[0]).source
     assert forth.update(x).source == ""
+
+
+def test_a_state_with_one_changed_byte_is_refused(tmp_path: Path) -> None:
+    from ingest.errors import EigenzooError
+
+    path = tmp_path / "state"
+    Moments().update(np.random.default_rng(0).standard_normal((60, 12))).save(path)
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 0x5A
+    path.write_bytes(data)
+    with pytest.raises(EigenzooError, match="damaged"):
+        Moments.load(path)
+    with pytest.raises(EigenzooError, match="merge: got ndarray"):
+        Moments().merge(np.ones((3, 3)))  # type: ignore[arg-type]
