@@ -81,8 +81,8 @@ def counters(dask_worker: Any) -> dict[str, int]:
 def fit(zoo: Path, small: Path, work: Path, workers: int) -> dict[str, Any]:
     """Seconds and bytes of one fit by a fresh cluster."""
     from bench.fitting.measure import Tree
-    from engine.job import fit_zoo
     from engine.runners.dask_ import DaskRunner
+    from engine.zoo_fit import fit_zoo
 
     out = work / "run"
     with DaskRunner(workers=workers) as runner:

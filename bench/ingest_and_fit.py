@@ -117,8 +117,8 @@ def job_ingest(source: Path, small: Path, work: Path, repeats: int) -> dict[str,
 
 
 def job_fit(zoo: Path, small: Path, work: Path) -> dict[str, Any]:
-    from engine.job import fit_zoo
     from engine.runners.dask_ import DaskRunner
+    from engine.zoo_fit import fit_zoo
     from ingest.store.reader import open_zoo
 
     peaks = []

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.fitting import fit
     from engine.incremental import Incremental
-    from engine.job import fit_zoo
     from engine.rank.choice import RankChoice
     from engine.rank.explained_variance import explained_variance
     from engine.rank.gavish_donoho import gavish_donoho
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from engine.runners.threads import ThreadsRunner
     from engine.streaming import Moments
     from engine.subspace import Subspace
+    from engine.zoo_fit import fit_zoo
 
 _HOMES = {
     "DaskRunner": "engine.runners.dask_",
@@ -31,7 +31,7 @@ _HOMES = {
     "ThreadsRunner": "engine.runners.threads",
     "explained_variance": "engine.rank.explained_variance",
     "fit": "engine.fitting",
-    "fit_zoo": "engine.job",
+    "fit_zoo": "engine.zoo_fit",
     "gavish_donoho": "engine.rank.gavish_donoho",
     "open_run": "engine.run",
 }

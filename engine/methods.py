@@ -116,9 +116,9 @@ def _dual(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
 
 
 def _randomized(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
-    from engine.solvers import krylov
+    from engine.solvers import randomized
 
-    return krylov.begin(*rows.shape, backend, wanted.components, wanted.seed)
+    return randomized.begin(*rows.shape, backend, wanted.components, wanted.seed)
 
 
 def _incremental(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
@@ -134,7 +134,7 @@ def _tsqr(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
 
 
 def _krylov(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
-    from engine.solvers.gathered import GatheredKrylov
+    from engine.solvers.krylov import GatheredKrylov
 
     return GatheredKrylov(rows.shape[1], backend, wanted.components)
 

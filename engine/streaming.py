@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from engine import array_file, state_file
-from engine import held as holding
+from engine import array_file
 from engine.backends import choose, get_backend
 from engine.backends.protocol import PRODUCTS
 from engine.fitting import fit_reduction
+from engine.kept import held as holding
+from engine.kept import state_file
 from engine.methods import Wanted, method_named
 from engine.rows import as_rows
 from engine.runners.serial import SerialRunner
@@ -21,7 +22,7 @@ from ingest.errors import EigenzooError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.held import Held
+    from engine.kept.held import Held
     from engine.rank.choice import RankRule
     from engine.reductions.moments import Moments as Reduction
     from engine.rows import RowSource

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.job import fit_zoo
 from engine.run import Run, open_run
+from engine.zoo_fit import fit_zoo
 from ingest import synthetic
 from ingest.pipeline import ingest
 from ingest.store.reader import open_zoo
@@ -40,7 +40,7 @@ p.ingest(sys.argv[1], sys.argv[2])
 """
 FIT = """
 import sys, scipy.linalg, zarr
-from engine.job import fit_zoo
+from engine.zoo_fit import fit_zoo
 import engine.exact, engine.subspace, safetensors.numpy
 print("ready", flush=True)
 fit_zoo(sys.argv[1], sys.argv[2])

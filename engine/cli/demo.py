@@ -26,9 +26,9 @@ def demo(
 
     200 adapters with a planted subspace and twelve broken ones: ingest, fit, report.
     """
-    from engine.job import Progress, fit_zoo
     from engine.report.page import write_report
     from engine.runners.dask_ import DaskRunner
+    from engine.zoo_fit import Progress, fit_zoo
     from ingest import synthetic
     from ingest.pipeline import ingest
 

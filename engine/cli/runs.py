@@ -71,11 +71,12 @@ def fit(
     """Fit every matrix of a zoo: components, spectrum, K."""
     from engine.backends import DEVICES, form_of
     from engine.backends.protocol import PRODUCTS
-    from engine.job import Progress, open_job, run_job
+    from engine.job import open_job
     from engine.methods import METHODS, SPECTRA
     from engine.run import open_run
     from engine.selection import SIDES
     from engine.subspace import CENTERS
+    from engine.zoo_fit import Progress, run_job
 
     one_of("--side", side, SIDES)
     one_of("--center", center, CENTERS)
@@ -247,7 +248,7 @@ def _cluster(
 
 def what_was_read(job: Job, fitted: Sequence[MatrixResult]) -> str:
     """A line on how many rows a start read, of how many there are, in a run that keeps states."""
-    from engine.updates import kept_bytes
+    from engine.kept.updates import kept_bytes
 
     rows = sum(m.rows for m in job.done) + sum(each.info.rows for each in job.waiting)
     read = sum(m.rows_read or 0 for m in fitted)

@@ -14,7 +14,7 @@ from engine.eigen import BLOCK, FEW_STEPS, SMALLEST, STEPS
 from engine.reductions.incremental import stacked_rows
 from engine.runners.partition import partition
 from engine.solvers.incremental import begin_rank
-from engine.solvers.krylov import MAX_PASSES, MIN_PASSES, block_columns
+from engine.solvers.randomized import MAX_PASSES, MIN_PASSES, block_columns
 
 if TYPE_CHECKING:
     from engine.methods import Wanted

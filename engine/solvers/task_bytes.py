@@ -10,9 +10,9 @@ from engine.eigen import BLOCK, STEPS
 from engine.reductions.centring import piece_rows
 from engine.reductions.incremental import stacked_rows
 from engine.runners.partition import read_rows
-from engine.solvers.gathered import KNOWN
 from engine.solvers.incremental import begin_rank
-from engine.solvers.krylov import MAX_PASSES, block_columns
+from engine.solvers.krylov import KNOWN
+from engine.solvers.randomized import MAX_PASSES, block_columns
 
 _FLOAT = 8
 _SLACK = 48 * 2**20  # BLAS packing buffers, the allocator's rounding

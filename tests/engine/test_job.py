@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.job import fit_zoo, open_job
+from engine.job import open_job
 from engine.run import open_run, read_record, write_record
+from engine.zoo_fit import fit_zoo
 from ingest import synthetic
 from ingest.errors import EigenzooError
 from ingest.pipeline import ingest

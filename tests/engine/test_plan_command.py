@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from engine.cli import main
-from engine.job import Progress, fit_zoo, open_job, within
+from engine.job import open_job, within
 from engine.plan.rates import DEFAULTS, save_rates
 from engine.run import RUN, RunSettings, open_run
+from engine.zoo_fit import Progress, fit_zoo
 from ingest import synthetic
 from ingest.errors import EigenzooError
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import engine
 from engine import Moments
+from engine.kept.state_file import packed_bytes
 from engine.methods import COARSE_WIDTH
-from engine.state_file import packed_bytes
 from ingest.errors import EigenzooError
 from tests.engine.spectra import prescribed, reference
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.job import fit_zoo
 from engine.run import Run
 from engine.runners.dask_ import DaskRunner
+from engine.zoo_fit import fit_zoo
 from ingest import synthetic
 from ingest.compact import compact
 from ingest.errors import EigenzooError

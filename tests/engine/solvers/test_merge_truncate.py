@@ -11,7 +11,7 @@ import engine
 from engine.backends import get_backend
 from engine.reductions import incremental as reduction_module
 from engine.solvers.incremental import KNOWN, RANKS, begin, begin_rank
-from tests.engine.solvers.test_krylov import exact, spiked
+from tests.engine.solvers.test_randomized import exact, spiked
 from tests.engine.spectra import prescribed, reference
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.members import KEY_BYTES, Keys, Members, changes, keys_of, places
+from engine.kept.members import KEY_BYTES, Keys, Members, changes, keys_of, places
 from ingest.store.catalog import entry_dtype
 
 LETTERS = st.lists(st.sampled_from("abcde"), max_size=12)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine import array_file
-from engine.held import Held
+from engine.kept.held import Held
 from engine.reductions.moments import MomentsState
 from ingest.errors import EigenzooError
 

@@ -1,6 +1,6 @@
 """Runs that keep their states: only adapters that came or went are read, whatever was killed in between.
 
-A kept state carries the members it holds (`engine.members`). What a start has to read follows from these and from the
+A kept state carries the members it holds (`engine.kept.members`). What a start has to read follows from these and the
 zoo as it is now, never from what an earlier start meant to do; a state that is newer than the result beside it is
 therefore as good as any, and nothing is counted twice.
 """
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine import state_file
-from engine.kept_fit import KeptFit, Update, Whole
-from engine.members import Keys, Members, changes, keys_of, places
+from engine.kept import state_file
+from engine.kept.fit import KeptFit, Update, Whole
+from engine.kept.members import Keys, Members, changes, keys_of, places
 from engine.run import MATRICES, STATE_ENDING, state_path
 from ingest.errors import EigenzooError
 

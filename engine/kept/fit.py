@@ -1,7 +1,7 @@
 """A fit by moments whose state stays: in a file that the worker writes, and a later fit goes on from.
 
 A state is large, so it goes neither through the scheduler nor to the client. It is written before the result is
-reported, with the members it holds (`engine.members`).
+reported, with the members it holds (`engine.kept.members`).
 
 The larger part of a change is folded by the runner like any rows; the other, small by nature, by the task that
 finishes: it takes the state of the former, the kept one, and the rows of the latter, which it reads itself.
@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine import held as holding
-from engine import state_file
-from engine.members import Keys, Members
+from engine.kept import held as holding
+from engine.kept import state_file
+from engine.kept.members import Keys, Members
 from engine.memory import SLACK
 from engine.reductions.moments import piece_rows
 from engine.reductions.protocol import Again
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.fit_reduction import Fit
-    from engine.held import Held
+    from engine.kept.held import Held
     from engine.reductions.moments import Moments, MomentsState
     from engine.reductions.protocol import Reduction
     from engine.subspace import Subspace

@@ -20,17 +20,18 @@ import numpy as np
 import pytest
 
 import engine
-from engine import state_file
 from engine.cli import main
 from engine.exact import MomentsSolver
-from engine.job import fit_zoo, open_job, run_job
-from engine.kept_fit import kept_task_bytes
+from engine.job import open_job
+from engine.kept import state_file
+from engine.kept.fit import kept_task_bytes
 from engine.memory import MIB
 from engine.methods import COARSE_WIDTH
 from engine.reductions.protocol import Again
 from engine.run import Run, open_run, read_record, state_path
 from engine.runners.serial import SerialRunner
 from engine.subspace import Subspace
+from engine.zoo_fit import fit_zoo, run_job
 from ingest import synthetic
 from ingest.compact import compact
 from ingest.errors import EigenzooError
@@ -45,8 +46,8 @@ LAYERS = (synthetic.Layer("layers.0.q", 24, 16, 2, 2), synthetic.Layer("layers.1
 ADAPTERS = 30
 UPDATE = """
 import sys, scipy.linalg, zarr
-from engine.job import fit_zoo
-import engine.exact, engine.subspace, engine.kept_fit, engine.updates, safetensors.numpy
+from engine.zoo_fit import fit_zoo
+import engine.exact, engine.subspace, engine.kept.fit, engine.kept.updates, safetensors.numpy
 print("ready", flush=True)
 fit_zoo(sys.argv[1], sys.argv[2])
 """
@@ -57,9 +58,9 @@ import sys, hashlib
 import numpy as np
 from engine.backends import get_backend
 from engine.fitting import fit_reduction
-from engine.members import KEY_BYTES, Members
+from engine.kept.members import KEY_BYTES, Members
 from engine.runners.serial import SerialRunner
-from engine.kept_fit import KeptFit, Update
+from engine.kept.fit import KeptFit, Update
 
 class Drawn:  # rows that occupy nothing until they are read
     def __init__(self, n, width, seed):

@@ -1,0 +1,1 @@
+"""States that are kept: moments brought up to date by the rows of adapters that came or went."""
