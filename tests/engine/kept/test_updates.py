@@ -516,7 +516,7 @@ def test_an_update_takes_what_was_stated(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     rows: Any = SimpleNamespace(shape=(width + 200, width), block_rows=200, dtype=np.dtype("float32"))
     stated = kept_task_bytes(rows)
