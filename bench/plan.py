@@ -106,8 +106,8 @@ def make_zoo(path: Path, rows: int, width: int) -> None:
 def planned(path: Path, side: str, device: str) -> dict[str, Any]:
     """What `eigenzoo plan` says of one matrix."""
     import ingest
-    from engine.calibration import calibrate
     from engine.methods import Wanted
+    from engine.plan.calibration import calibrate
     from engine.plan.choice import choose_method
     from engine.plan.matrix import matrix_of
 

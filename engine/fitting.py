@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from engine import memory as _memory
@@ -77,7 +78,7 @@ def fit(
     x : (n_rows, width) numpy, zarr or dask array, torch tensor on the CPU, or a `RowSource`. Never changed.
     k : rule for the number of components: "gavish-donoho", "ev:0.8" (share of variance), a number, or a rule.
     center : "feature" subtracts the mean row, "none" nothing.
-    device : "auto", "cpu", "torch" or "cuda".
+    device : "auto", "cpu", "torch", "cuda", "cuda:1", "cupy" or "cupy:1".
     method : "auto", or a name in `engine.methods.METHODS`. "auto" takes an exact one where its tasks fit `memory`,
         and says in `Subspace.method` and `Subspace.exact` what it took.
     spectrum : "full": all singular values; "top": only the largest, with the noise level from the exact trace.
@@ -101,6 +102,9 @@ def fit(
     -----
     Time O(n_rows · width · min(n_rows, width) + min(n_rows, width)³); memory is `FitPlan.task_bytes`.
     """
+    given: Any = memory
+    if given is not None and not isinstance(given, Integral):
+        raise EigenzooError(f"memory: got {memory!r}; give bytes, such as 8 * 2**30")
     rows = as_rows(x)
     wanted = what_is_wanted(k, spectrum=spectrum, refine=refine, products=products, seed=seed)
     plan = plan_fit(rows, device=device, memory=memory, method=method, wanted=wanted)

@@ -19,4 +19,6 @@ def main(zoo: str, out: str) -> None:
 
 
 if __name__ == "__main__":  # workers are processes that import this file
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

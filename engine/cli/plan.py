@@ -66,8 +66,8 @@ def plan(
     """Say what a fit will take, by every method, and which one it will choose."""
     from engine.backends import DEVICES, form_of
     from engine.backends.protocol import PRODUCTS
-    from engine.calibration import calibrate
     from engine.methods import METHODS, SPECTRA
+    from engine.plan.calibration import calibrate
     from engine.plan.rates import load_rates, save_rates
     from engine.plan.zoo import devices_of, grouped, plan_zoo, rates_for
     from engine.selection import SIDES

@@ -190,6 +190,8 @@ def estimate(
         products = moments_products(matrix.dtype, matrix.width, backend, wanted.products)
     work = work_of(method, matrix, wanted, products=products, values_alone=backend.values_alone)
     refine = wanted.refine if method == "moments" else False
+    if memory is not None and device == "torch":
+        memory = max(memory - _memory.TORCH_BYTES, 0)  # what its process needs before any task
     needed = _needed(method, matrix, wanted, device, products, refine)
     if refine is None and memory is not None and needed > memory:
         # Not asked for, only welcome: left out where there is no room for it.

@@ -1,8 +1,8 @@
 """Rates of one task on a device, and from them seconds.
 
 A task on a CPU has one BLAS thread, so rates are those of one core, and seconds are a core's. What is here is
-documented, not measured where you are: `engine.calibration` does that. The shape of an eigenproblem's time over its
-order is taken from here always, its size from a measurement at an order of `REFERENCE`: a reduction to tridiagonal
+documented, not measured where you are: `engine.plan.calibration` does that. The shape of an eigenproblem's time over
+its order is taken from here always, its size from a measurement at an order of `REFERENCE`: a reduction to tridiagonal
 form is half made of products with a vector, which run at the memory's pace once the matrix has outgrown the caches, so
 the time does not simply follow the cube of the order.
 """
@@ -216,7 +216,9 @@ def load_rates(path: str | os.PathLike[str]) -> dict[str, Rates]:
 
 
 def _read_one(device: str, given: dict[str, Any], path: str) -> Rates:
-    base = asdict(default_rates(device)) | {"device": device, "source": f"from {path}", "measured": True}
+    measured = given.get("measured", bool(given)) is True
+    source = f"{'' if measured else 'assumed, '}from {path}"
+    base = asdict(default_rates(device)) | {"device": device, "source": source, "measured": measured}
     known = {field.name for field in fields(Rates)}
     for name, value in given.items():
         if name not in known:
@@ -230,7 +232,7 @@ def _read_one(device: str, given: dict[str, Any], path: str) -> Rates:
             base[name] = base[name] | {key: _positive(each, f"{name}.{key}", path) for key, each in value.items()}
         elif name.endswith(("_per_s", "_us")):
             base[name] = _positive(value, name, path)
-        elif name != "device":
+        elif name not in ("device", "source", "measured"):  # of where they were measured
             base[name] = value
     return Rates(**base)
 

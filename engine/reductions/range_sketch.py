@@ -10,12 +10,14 @@ centred piece by piece about their own mean and pieces are joined by the pairwis
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from engine.reductions.centring import Centre, centred, joined, piece_rows, pieces
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from engine.backends.protocol import Array, Backend
@@ -37,6 +39,24 @@ class SketchState:
     squares: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Orthonormal vectors by their recipe: the Q of a Gaussian matrix (width, columns) of a seed."""
+
+    seed: int
+    width: int
+    columns: int
+
+
+@lru_cache(maxsize=1)
+def drawn(recipe: Drawn) -> NDArray[np.float64]:
+    """(width, columns), orthonormal; kept, because every block of rows is multiplied with them. Not to be changed."""
+    x = np.random.default_rng(recipe.seed).standard_normal((recipe.width, recipe.columns))
+    q = np.linalg.qr(np.linalg.qr(x)[0])[0]
+    q.flags.writeable = False
+    return q
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RangeSketch:
     """Rows → `SketchState`; O(n · width · l) time.
@@ -45,23 +65,29 @@ class RangeSketch:
     ----------
     width : of the rows.
     backend : where it is done.
-    block : (width, l) host float64, the vectors Q.
+    block : (width, l) host float64, the vectors Q; or what draws them where they are needed, so that they need not be
+        sent.
     with_squares : whether each column's squares are summed too.
     """
 
     width: int
     backend: Backend
-    block: NDArray[np.float64]
+    block: NDArray[np.float64] | Drawn
     with_squares: bool
+
+    @property
+    def vectors(self) -> NDArray[np.float64]:
+        """Q on the host."""
+        return drawn(self.block) if isinstance(self.block, Drawn) else self.block
 
     def start(self) -> SketchState:
         b = self.backend
         b.load()
-        zero = b.matrix(self.block) * 0.0
+        zero = b.matrix(self.vectors) * 0.0
         return SketchState(Centre(0, b.vector(self.width)), zero, b.vector(self.width))
 
     def step(self, state: SketchState, block: NDArray[Any], /) -> SketchState:
-        b, vectors = self.backend, self.backend.matrix(self.block)
+        b, vectors = self.backend, self.backend.matrix(self.vectors)
         for piece in pieces(block, piece_rows(self.width)):
             x, centre = centred(b, piece)
             state.product = state.product + b.matmul(x.T, b.matmul(x, vectors))
@@ -73,7 +99,7 @@ class RangeSketch:
     def combine(self, left: SketchState, right: SketchState) -> SketchState:
         left.product = left.product + right.product
         left.squares = left.squares + right.squares
-        self._move(left, right.centre, self.backend.matrix(self.block))
+        self._move(left, right.centre, self.backend.matrix(self.vectors))
         return left
 
     def finish(self, state: SketchState) -> SketchState:
@@ -82,7 +108,7 @@ class RangeSketch:
     def gram_product(self, state: SketchState) -> Array:
         """The uncentred XᵀX Q = M₂ Q + n · meanᵀ(mean Q)."""
         row = state.centre.mean * state.centre.n**0.5
-        return state.product + self._row_product(row, self.backend.matrix(self.block))
+        return state.product + self._row_product(row, self.backend.matrix(self.vectors))
 
     def _move(self, state: SketchState, centre: Centre, vectors: Array) -> None:
         state.centre, row = joined(state.centre, centre)

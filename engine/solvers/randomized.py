@@ -32,7 +32,7 @@ import numpy as np
 
 from engine.reductions.centring import check_finite
 from engine.reductions.protocol import Again
-from engine.reductions.range_sketch import RangeSketch, SketchState
+from engine.reductions.range_sketch import Drawn, RangeSketch, SketchState
 from engine.solvers.measured import Directions, Measured
 from engine.spectrum import Solution
 from ingest.errors import EigenzooError
@@ -106,11 +106,11 @@ class BlockKrylov(RangeSketch):
         measured = first or Measured(state.centre.n, b.to_host(state.centre.mean), b.to_host(state.squares), centred)
         check_finite(measured.energy)
         product = b.to_host(state.product if centred else self.gram_product(state))
-        krylov, outside = self.krylov.extended(self.block, product)
+        krylov, outside = self.krylov.extended(self.vectors, product)
         theta, y = np.linalg.eigh(krylov.compressed)
         theta, y = np.maximum(theta[::-1], 0.0), y[:, ::-1][:, : self.known]
         directions, sizes, mixing = np.linalg.svd(outside, full_matrices=False)
-        residual = np.linalg.norm(sizes[:, None] * (mixing @ y[-self.block.shape[1] :]), axis=0)
+        residual = np.linalg.norm(sizes[:, None] * (mixing @ y[-self.vectors.shape[1] :]), axis=0)
         residual += _ROUNDING * theta[0]
 
         passes, new = self.passes + 1, sizes > _NOTHING_NEW * theta[0]
@@ -154,10 +154,10 @@ def begin(n_rows: int, width: int, backend: Backend, components: int | None, see
     if seed < 0:
         raise EigenzooError(f"seed: got {seed}; it must be 0 or more")
     known = known_values(n_rows, width, components)
-    block = np.random.default_rng(seed).standard_normal((width, block_columns(n_rows, width, components)))
-    drawn = f"{block.shape[1]} vectors drawn with seed {seed}"
+    block = Drawn(seed, width, block_columns(n_rows, width, components))
+    drawn = f"{block.columns} vectors drawn with seed {seed}"
     capped = "" if components is not None else f"; only the {known} largest singular values were sought"
-    return BlockKrylov(width, backend, _orthonormal(block), True, known, drawn + capped, 0, Krylov.empty(width), None)
+    return BlockKrylov(width, backend, block, True, known, drawn + capped, 0, Krylov.empty(width), None)
 
 
 def known_values(n_rows: int, width: int, components: int | None) -> int:
@@ -177,10 +177,8 @@ def sigma_error(sigma: NDArray[np.float64], eigenvalue_error: NDArray[np.float64
     return float(np.minimum(e / sigma[told], np.sqrt(e)).max(initial=0.0))
 
 
-def _orthonormal(x: NDArray[np.float64], against: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+def _orthonormal(x: NDArray[np.float64], against: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columns of x made orthonormal, and orthogonal to those of `against`."""
     for _ in range(2):
-        if against is not None:
-            x = x - against @ (against.T @ x)
-        x = np.linalg.qr(x)[0]
+        x = np.linalg.qr(x - against @ (against.T @ x))[0]
     return np.ascontiguousarray(x)

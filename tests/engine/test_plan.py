@@ -193,7 +193,7 @@ def test_rates_are_kept_and_completed(tmp_path: Path) -> None:
     assert replace(kept, source=DEFAULTS["cpu"].source, measured=False) == DEFAULTS["cpu"]
     path.write_text('{"cuda": {"gram_flops_per_s": {"bfloat16": 6e14}, "source": "this one"}}')
     cuda = load_rates(path)["cuda"]
-    assert cuda.gram_flops_per_s["bfloat16"] == 6 * 10**14 and cuda.source == "this one" and cuda.measured
+    assert cuda.gram_flops_per_s["bfloat16"] == 6 * 10**14 and cuda.source.startswith("from ") and cuda.measured
     assert cuda.gram_flops_per_s["float64"] == DEFAULTS["cuda"].gram_flops_per_s["float64"]
     for text, what in (
         ("[]", "must be"),
@@ -260,7 +260,7 @@ def test_equal_shapes_are_planned_once() -> None:
 
 
 def test_calibration_measures_what_a_plan_needs() -> None:
-    from engine.calibration import calibrate
+    from engine.plan.calibration import calibrate
 
     rates = calibrate("cpu", as_rows(np.zeros((1000, 64), np.float32)))
     assert rates.measured and rates.source.startswith("measured here in ") and rates.device == "cpu"
