@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 GROUP = 8  # rows summed in float32 before float64 takes over
 PANEL = 512
+ORTHONORMAL = 1e-12
 QR_PANEL = 32
 
 
@@ -209,6 +210,10 @@ class TridiagonalEigen:
             _, z = eigh_tridiagonal(self.d, self.e, lapack_driver="stemr", **wanted)
         except LinAlgError:  # MRRR gives up on rare matrices; bisection with inverse iteration does not
             _, z = eigh_tridiagonal(self.d, self.e, lapack_driver="stebz", **wanted)
+        # Vectors of values that are repeated many times may lean on each other by 1e-9 (either driver's).
+        if np.abs(z.T @ z - np.eye(k)).max() > ORTHONORMAL:
+            q, r = np.linalg.qr(z[:, ::-1])  # the largest values' vectors first: they are changed least
+            z = (q * np.where(np.diagonal(r) < 0, -1.0, 1.0))[:, ::-1]
         return np.asarray(z)
 
 
