@@ -81,7 +81,8 @@ def fit(
     device : "auto", "cpu", "torch", "cuda", "cuda:1", "cupy" or "cupy:1".
     method : "auto", or a name in `engine.methods.METHODS`. "auto" takes an exact one where its tasks fit `memory`,
         and says in `Subspace.method` and `Subspace.exact` what it took.
-    spectrum : "full": all singular values; "top": only the largest, with the noise level from the exact trace.
+    spectrum : "full": all singular values; "top": only the largest, with the noise level from the exact trace;
+        matrices narrower than 768 are solved whole all the same.
     refine : one more pass that gives components below the floor all their digits; by default where one is wanted.
     products : "auto", or "float64" to have 16-bit rows multiplied in float64 too.
     seed : of the methods that draw random numbers.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXACT = ("moments", "dual")
 APPROXIMATE = ("randomized", "incremental")
 # Where only the top is asked for, wide 16-bit rows that take no more than this in float32 are kept in memory: at width
-# 4096 that takes half the time of their scatter, and two thirds of it where AMX makes it.
+# 4096 that takes two fifths of the time of their scatter, and three quarters of it where AMX makes it.
 GATHERED_BYTES, GATHERED_WIDTH = 512 * 2**20, 2048
 DUAL_SHARE = 0.5
 # From this width on, torch's eigenvalues alone save more than importing torch costs a process.
