@@ -47,12 +47,13 @@ def main() -> None:
     figures: dict[str, Any] = {
         "machine": _machine(),
         "options": {"sizes": options.sizes, "dtypes": options.dtypes, "only": options.only},
-        "limits": _limits(stores) if options.limits else {"read": {}, "width": {}},
+        "limits": _limits(stores) if options.limits else {"read": {}, "width": {}, "product": {}},
         "rows": [],
     }
     print("\n".join(table.limit_lines(figures["limits"])), flush=True)
     for store in stores:
-        figures["rows"] += _contest(store, tiny[store.dtype], [c for c in chosen if c.takes(store)], options)
+        takers = [c for c in chosen if c.takes(store)]
+        figures["rows"] += _contest(store, tiny[store.dtype], takers, options, figures["limits"]["product"])
         _write(options.out, figures)
     found = ratios(figures["rows"], figures["limits"])
     figures["ratios"] = [each._asdict() for each in found]
@@ -61,11 +62,15 @@ def main() -> None:
     print(plot.draw(figures["rows"], options.out.with_suffix(".png")))
 
 
-def _contest(store: Store, tiny: Store, chosen: list[Contestant], options: argparse.Namespace) -> list[table.Row]:
-    """All rounds over one store."""
+def _contest(
+    store: Store, tiny: Store, chosen: list[Contestant], options: argparse.Namespace, products: dict[str, Any]
+) -> list[table.Row]:
+    """All rounds over one store, each with the machine's own products of as many rows beside it."""
     truth = reference(store)
     samples: dict[str, list[tuple[Sample, bool]]] = {contestant.name: [] for contestant in chosen}
     for number in range(options.repeats):
+        if options.limits:
+            products.setdefault(store.name, []).append(limits.measured("product", store, environment()))
         for contestant in chosen:
             earlier = samples[contestant.name]
             if earlier and (earlier[-1][0].status != "ok" or earlier[0][0].wall > SLOW):
@@ -95,7 +100,7 @@ def _limits(stores: list[Store]) -> dict[str, Any]:
     for store in stores:
         if str(store.width) not in width:
             width[str(store.width)] = {name: limits.measured(name, store, env) for name in limits.PER_WIDTH}
-    return {"read": read, "width": width}
+    return {"read": read, "width": width, "product": {}}
 
 
 def _machine() -> dict[str, Any]:

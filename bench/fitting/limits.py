@@ -7,6 +7,7 @@ operations, as a syrk does them, whatever else a routine computes.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -72,13 +73,46 @@ def bfloat16(store: Store) -> Figures:
         torch.mm(x.T, x, out=out)
 
     def panels() -> None:
-        for left in range(0, store.width, _PANEL):
-            out[left:, left : left + _PANEL] = x[:, left:].T @ x[:, left : left + _PANEL]
+        _panels(x, out)
 
     figures = {}
     for name, once in (("bf16 full", full), ("bf16 panels", panels)):
         once()
         figures[name] = _rate(store.width, best(once, 7))
+    return figures
+
+
+def product(store: Store) -> Figures:
+    """Seconds of the products alone that a store's scatter takes: all its rows, by each routine that is exact enough.
+
+    That is float64's for float32 values (see the numerics); for 16 bits float32's, and bfloat16's own.
+    """
+    import torch
+    from scipy.linalg.blas import dsyrk, ssyrk
+
+    blocks, figures = store.rows / max(_ROWS, store.width), {}
+    wanted = {"float16": ("ssyrk",), "bfloat16": ("ssyrk", "bf16 panels")}.get(store.dtype, ("dsyrk",))
+    torch.set_float32_matmul_precision("medium")
+    for name in wanted:
+        if name == "bf16 panels":
+            t = torch.from_numpy(_noise(store.width)).bfloat16().float()
+            out = torch.empty((store.width, store.width))
+
+            def once(t: Any = t, out: Any = out) -> None:
+                _panels(t, out)
+        else:
+            routine, dtype = (ssyrk, np.float32) if name == "ssyrk" else (dsyrk, np.float64)
+            x = _noise(store.width).astype(dtype)
+            c = np.zeros((store.width, store.width), dtype, order="F")
+
+            def once(routine: Any = routine, x: Any = x, c: Any = c) -> None:
+                routine(1.0, x.T, beta=1.0, c=c, lower=1, overwrite_c=1)
+
+        once()
+        begin = time.perf_counter()
+        for _ in range(math.ceil(blocks)):
+            once()
+        figures[name] = (time.perf_counter() - begin) * blocks / math.ceil(blocks)
     return figures
 
 
@@ -107,7 +141,7 @@ def eigen(store: Store) -> Figures:
     return {name: best(solve, 3 if name.startswith("values") else 1) for name, solve in solvers.items()}
 
 
-PER_STORE: dict[str, Callable[[Store], Figures]] = {"read": read}
+PER_STORE: dict[str, Callable[[Store], Figures]] = {"read": read, "product": product}
 PER_WIDTH: dict[str, Callable[[Store], Figures]] = {"syrk": syrk, "bfloat16": bfloat16, "eigen": eigen}
 
 
@@ -126,6 +160,12 @@ def best(call: Callable[[], Any], times: int) -> float:
         call()
         seconds.append(time.perf_counter() - begin)
     return min(seconds)
+
+
+def _panels(x: Any, out: Any) -> None:
+    """One triangle of xᵀx, a panel of columns at a time."""
+    for left in range(0, x.shape[1], _PANEL):
+        out[left:, left : left + _PANEL] = x[:, left:].T @ x[:, left : left + _PANEL]
 
 
 def _noise(width: int) -> NDArray[np.float32]:
