@@ -6,11 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.analysis.heldout import HeldOut, held_out, held_out_error
+    from engine.analysis.overlap import overlap
+    from engine.analysis.seeds import seed_groups, seeds
+    from engine.delta import delta_rows
     from engine.fitting import fit
     from engine.incremental import Incremental
+    from engine.rank.bulk_edge import bulk_edge
     from engine.rank.choice import RankChoice
+    from engine.rank.elbow import elbow
     from engine.rank.explained_variance import explained_variance
     from engine.rank.gavish_donoho import gavish_donoho
+    from engine.rank.known_noise import known_noise
+    from engine.rank.parallel import parallel_analysis
+    from engine.rank.screenot import screenot
+    from engine.rank.shrinkage import shrink
+    from engine.rank.whiteness import whiteness
     from engine.rows import RowSource
     from engine.run import open_run
     from engine.runners.dask_ import DaskRunner
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DaskRunner": "engine.runners.dask_",
+    "HeldOut": "engine.analysis.heldout",
     "Incremental": "engine.incremental",
     "Moments": "engine.streaming",
     "RankChoice": "engine.rank.choice",
@@ -29,15 +41,29 @@ _HOMES = {
     "SerialRunner": "engine.runners.serial",
     "Subspace": "engine.subspace",
     "ThreadsRunner": "engine.runners.threads",
+    "bulk_edge": "engine.rank.bulk_edge",
+    "delta_rows": "engine.delta",
+    "elbow": "engine.rank.elbow",
     "explained_variance": "engine.rank.explained_variance",
     "fit": "engine.fitting",
     "fit_zoo": "engine.zoo_fit",
     "gavish_donoho": "engine.rank.gavish_donoho",
+    "known_noise": "engine.rank.known_noise",
+    "held_out": "engine.analysis.heldout",
+    "held_out_error": "engine.analysis.heldout",
     "open_run": "engine.run",
+    "overlap": "engine.analysis.overlap",
+    "parallel_analysis": "engine.rank.parallel",
+    "screenot": "engine.rank.screenot",
+    "seed_groups": "engine.analysis.seeds",
+    "seeds": "engine.analysis.seeds",
+    "shrink": "engine.rank.shrinkage",
+    "whiteness": "engine.rank.whiteness",
 }
 
 __all__ = [
     "DaskRunner",
+    "HeldOut",
     "Incremental",
     "Moments",
     "RankChoice",
@@ -45,11 +71,24 @@ __all__ = [
     "SerialRunner",
     "Subspace",
     "ThreadsRunner",
+    "bulk_edge",
+    "delta_rows",
+    "elbow",
     "explained_variance",
     "fit",
     "fit_zoo",
     "gavish_donoho",
+    "known_noise",
+    "held_out",
+    "held_out_error",
     "open_run",
+    "overlap",
+    "parallel_analysis",
+    "screenot",
+    "seed_groups",
+    "seeds",
+    "shrink",
+    "whiteness",
 ]
 
 

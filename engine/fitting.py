@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import memory as _memory
 from engine.backends import choose, get_backend
+from engine.delta import check_center
 from engine.fit_reduction import Fit
 from engine.methods import SPECTRA, Wanted, method_named
 from engine.plan.choice import choose_method, without_refinement
@@ -186,11 +187,20 @@ def fit_reduction(
     """The reduction that turns `rows` into a `Subspace`; for a runner to execute. Parameters as for `fit`."""
     if center not in CENTERS:
         raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
+    space = getattr(rows, "space", "factor")
+    check_center(space, center)
     rule, wanted = parse_rule(k), what_is_wanted(k, spectrum=spectrum, refine=refine, products=products, seed=seed)
     if method == "auto" or device == "auto":
         plan = plan_fit(rows, device=device, method=method, wanted=wanted)
         method, device = plan.method, plan.device
     backend = get_backend(device)
     solver = method_named(method).make(rows, backend, wanted)
-    settings = {"k": rule.name, "center": center, "device": backend.name, "method": method, "spectrum": spectrum}
+    settings = {
+        "k": rule.name,
+        "center": center,
+        "device": backend.name,
+        "method": method,
+        "spectrum": spectrum,
+        "space": space,
+    }
     return Fit(solver, rule, center, len(rows.offsets) - 1, rows.identity, settings, refine)

@@ -8,20 +8,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine.analysis.seed_rows import SeedChoice, check_seeds
 from engine.backends import choose
 from engine.fitting import FitPlan, fit_reduction, plan_fit, what_is_wanted
 from engine.kept.fit import Update, Whole, kept_task_bytes
 from engine.kept.updates import States
 from engine.memory import check
+from engine.rank.gavish_donoho import INIT, NAME, GavishDonoho
+from engine.rank.known_noise import known_noise
 from engine.resume import local_folder, locked, prepare
 from engine.run import MatrixResult, RunRecord, read_marker
 from engine.runners.partition import ranges_of
 from engine.selection import KByMatrix, check_k, choose_matrices, run_settings
 from ingest.store.reader import MatrixInfo, Zoo, open_zoo
-from ingest.store.rows import ZooRows
 
 if TYPE_CHECKING:
     from engine.fit_reduction import Fit
+    from engine.rank.choice import RankRule
+    from engine.rows import RowSource
 
 
 # Of states that are kept: what float32 sums lose could only be had back by one more look at all rows.
@@ -32,12 +36,14 @@ class Waiting(NamedTuple):
     """A matrix to be fitted.
 
     `change` is what has to be read of it; None where no state is kept: the run keeps none, or its method has none.
+    `rule` is the rule for K, with the level of the adapters' random start where it asks for that.
     """
 
     info: MatrixInfo
-    rows: ZooRows
+    rows: RowSource
     plan: FitPlan
     change: Update | Whole | None
+    rule: str | int | RankRule
 
     @property
     def name(self) -> str:
@@ -82,12 +88,14 @@ def open_job(
     *,
     layers: str = "*",
     side: str = "both",
-    center: str = "feature",
+    center: str | None = None,
     k: str | int | KByMatrix = "gavish-donoho",
     method: str = "auto",
     spectrum: str = "full",
     refine: bool | None = None,
     products: str = "auto",
+    space: str = "factor",
+    seeds: str = "all",
     device: str = "auto",
     restart: bool = False,
     keep_state: bool = False,
@@ -103,9 +111,15 @@ def open_job(
     layers : str
         A glob over canonical layer names; several may be given with commas.
     side : {"both", "A", "B"}
-    center : {"feature", "none"}
+    center : {"feature", "none"}, optional
+        By default "feature"; in ΔW space "none", which is all that it takes.
     k : str, int or mapping
         A rule (see `engine.fit`), or ``{layer: {side: K}}`` for every chosen matrix.
+    space : {"factor", "delta"}
+        The rows of A and B as they are stored, or those of ΔW (see `engine.delta`).
+    seeds : str
+        What is done about adapters that share a random start: "all", "one-each", "subtract" or "group:N" (see
+        `engine.analysis.seed_rows.SeedChoice`); all but the first read every module once more.
     method, spectrum, refine, products, device
         See `engine.fit`. Where states are kept, products are float64.
     restart : bool
@@ -129,34 +143,46 @@ def open_job(
     """
     zoo = zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
     path = local_folder(out)
-    settings = run_settings(center, k, method=method, spectrum=spectrum, refine=refine, products=products)
-    chosen = choose_matrices(zoo, layers, side)
+    settings = run_settings(
+        center,
+        k,
+        method=method,
+        spectrum=spectrum,
+        refine=refine,
+        products=products,
+        space=space,
+        seeds=seeds,
+    )
+    check_seeds(settings.seeds, space=space, keep_state=keep_state)
+    choice = SeedChoice(zoo, settings.seeds, space)
+    chosen = choice.matrices(choose_matrices(zoo, layers, side), notice)
     check_k(settings, chosen)
     planned = tuple((m.layer, m.side) for m in chosen)
     record = RunRecord(settings, zoo.path, zoo.commit.version, zoo.base_model, zoo.commit.uuid, planned, keep_state)
     device = device if device == "auto" else choose(device)
     if record.settings.method != "auto":  # what cannot be done claims no folder
         for info in chosen:
-            _plan(record, info, zoo.rows(info.layer, side=info.side), device, name=f"{info.layer} {info.side}")
+            _plan(record, info, choice.rows(info.layer, info.side), device, name=f"{info.layer} {info.side}")
     with locked(path):
         record = prepare(path, record, zoo.matrices, restart=restart, notice=notice)
-        yield _job(zoo, path, record, chosen, device, notice)
+        yield _job(zoo, path, record, choice, chosen, device, notice)
 
 
 def _job(
     zoo: Zoo,
     path: str,
     record: RunRecord,
+    choice: SeedChoice,
     chosen: list[MatrixInfo],
     device: str,
     notice: Callable[[str], None] | None,
 ) -> Job:
-    states = States(path, zoo) if record.keep_state else None
+    states = States(path, zoo, record.settings.space) if record.keep_state else None
     waiting: list[Waiting] = []
     done: list[MatrixResult] = []
     stale = 0
     for info in chosen:
-        rows = zoo.rows(info.layer, side=info.side)
+        rows = choice.rows(info.layer, info.side)
         marker = read_marker(path, info.layer, info.side)
         same = marker is not None and marker.identity == rows.identity
         plan = _plan(record, info, rows, device)
@@ -166,9 +192,10 @@ def _job(
             done.append(marker)
             continue
         stale += marker is not None and not same
-        fit = fit_of(record, info, rows, plan)
+        rule = _known_rule(record, info, zoo)
+        fit = fit_of(record, rule, rows, plan)
         change = keeper.change(info, rows, fit, marker) if keeper is not None else None
-        waiting.append(Waiting(info, rows, _planned(plan, rows, change), change))
+        waiting.append(Waiting(info, rows, _planned(plan, rows, change), change, rule))
     if stale and notice is not None:
         notice(f"{stale} of {len(chosen)} matrices have other rows than at the last start and are fitted again")
     tell_whole(notice, [(w, w.change.reason) for w in waiting if isinstance(w.change, Whole)])
@@ -204,13 +231,22 @@ def _rule(record: RunRecord, info: MatrixInfo) -> str | int:
     return k if isinstance(k, str) else k[info.layer][info.side]
 
 
+def _known_rule(record: RunRecord, info: MatrixInfo, zoo: Zoo) -> str | int | RankRule:
+    """The rule of a matrix; one that asks for the level of the adapters' random start gets it."""
+    rule = _rule(record, info)
+    if rule != f"{NAME}:{INIT}":
+        return rule
+    known = known_noise(zoo, info.layer, info.side)
+    return GavishDonoho(known.sigma, init=True, why=known.why)
+
+
 def _products(record: RunRecord) -> str:
     kept = record.keep_state and record.settings.method in ("auto", "moments")
     return KEPT_PRODUCTS if kept else record.settings.products
 
 
 def _plan(
-    record: RunRecord, info: MatrixInfo, rows: ZooRows, device: str, memory: int | None = None, name: str = ""
+    record: RunRecord, info: MatrixInfo, rows: RowSource, device: str, memory: int | None = None, name: str = ""
 ) -> FitPlan:
     settings = record.settings
     wanted = what_is_wanted(
@@ -219,10 +255,10 @@ def _plan(
     return plan_fit(rows, device=device, memory=memory, name=name, method=settings.method, wanted=wanted)
 
 
-def fit_of(record: RunRecord, info: MatrixInfo, rows: ZooRows, plan: FitPlan) -> Fit[Any]:
+def fit_of(record: RunRecord, rule: str | int | RankRule, rows: RowSource, plan: FitPlan) -> Fit[Any]:
     return fit_reduction(
         rows,
-        _rule(record, info),
+        rule,
         center=record.settings.center,
         device=plan.device,
         method=plan.method,
@@ -232,7 +268,7 @@ def fit_of(record: RunRecord, info: MatrixInfo, rows: ZooRows, plan: FitPlan) ->
     )
 
 
-def _planned(plan: FitPlan, rows: ZooRows, change: Update | Whole | None) -> FitPlan:
+def _planned(plan: FitPlan, rows: RowSource, change: Update | Whole | None) -> FitPlan:
     """The plan of a matrix whose state is kept: as many tasks as its update has, and room for the states it holds."""
     if change is None:
         return plan

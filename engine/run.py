@@ -37,7 +37,8 @@ STATE_ENDING = ".state.safetensors"
 class RunSettings:
     """What decides the results: how rows are centred, the rule for K (or K per layer and side), and how to solve.
 
-    The last four are as for `engine.fit`.
+    `method` to `products` are as for `engine.fit`; `space` is "factor" or "delta" (see `engine.delta`);
+    `seeds` says what is done about shared starts (see `engine.analysis.seed_rows`).
     """
 
     center: str = "feature"
@@ -46,6 +47,8 @@ class RunSettings:
     spectrum: str = "full"
     refine: bool | None = None
     products: str = "auto"
+    space: str = "factor"
+    seeds: str = "all"
 
     def differences(self, other: RunSettings) -> list[str]:
         """One "name: mine → other's" per setting that differs."""
@@ -100,6 +103,8 @@ class MatrixResult:
         they were read more than once; None of an older run.
     spectrum, products, passes, sigma_error, how : str, str, int, float or None, str
         As `Subspace` has them; `how` is its note.
+    space : str
+        "factor", or "delta": see `engine.delta`.
     """
 
     layer: str
@@ -124,6 +129,7 @@ class MatrixResult:
     passes: int = 1
     sigma_error: float | None = None
     how: str = ""
+    space: str = "factor"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -261,6 +267,7 @@ def summary(layer: str, side: str, subspace: Subspace, rows_read: int | None = N
         passes=subspace.passes,
         sigma_error=subspace.sigma_error,
         how=subspace.note,
+        space=subspace.settings.get("space", "factor"),
     )
 
 

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from engine.analysis.seed_rows import check_seeds, parse_seeds
 from engine.backends.protocol import PRODUCTS
+from engine.delta import SPACES, check_center, default_center
 from engine.methods import SPECTRA, method_named
 from engine.rank import parse_rule
 from engine.rank.fixed import Fixed
+from engine.rank.gavish_donoho import INIT, NAME
 from engine.run import RunSettings
 from engine.subspace import CENTERS
 from ingest.errors import EigenzooError
@@ -47,23 +50,32 @@ def choose_matrices(zoo: Zoo, layers: str = "*", side: str = "both") -> list[Mat
 
 
 def run_settings(
-    center: str,
+    center: str | None,
     k: str | int | KByMatrix,
     *,
     method: str = "auto",
     spectrum: str = "full",
     refine: bool | None = None,
     products: str = "auto",
+    space: str = "factor",
+    seeds: str = "all",
 ) -> RunSettings:
-    """The settings of a run, with a rule under its own name.
+    """The settings of a run, with a rule under its own name.  A `center` of None is the space's own.
 
     Raises
     ------
     EigenzooError
-        For an unknown centring, rule, method, spectrum or products.
+        For an unknown centring, rule, method, spectrum, products, space or seeds, for rows of ΔW space that are
+        centred, and for starts that are to be subtracted there.
     """
+    if space not in SPACES:
+        raise EigenzooError(f"space: got {space!r}; choose {' or '.join(SPACES)}")
+    if center is None:
+        center = default_center(space)
     if center not in CENTERS:
         raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
+    check_center(space, center)
+    check_seeds(seeds, space=space)
     if method != "auto":
         method_named(method)
     if spectrum not in SPECTRA:
@@ -75,7 +87,9 @@ def run_settings(
         rule = {layer: {s: _plain(n) for s, n in sides.items()} for layer, sides in k.items()}
     else:
         rule = parse_rule(k).name
-    return RunSettings(center, rule, method, spectrum, refine, products)
+        if space == "delta" and rule == f"{NAME}:{INIT}":
+            raise EigenzooError(f"k: {rule!r} is the level of a factor's random start; ΔW has none, give another rule")
+    return RunSettings(center, rule, method, spectrum, refine, products, space, parse_seeds(seeds).name)
 
 
 def check_k(settings: RunSettings, chosen: Sequence[MatrixInfo]) -> None:

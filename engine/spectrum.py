@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.eigen import SMALLEST, Pairs, solve_apart, top_pairs
+from engine.rank.estimate import Estimate
 from engine.rank.gavish_donoho import optimal_ratio
-from engine.rank.noise import noise_from_trace
+from engine.rank.noise import noise_estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +63,7 @@ class Spectrum:
     eigenvalue_error : how far a λ = σ² may be off, absolute; 0 where nobody has said.
     noise : standard deviation of the noise in one entry, where it had to be estimated because the median is not
         known; None otherwise.
-    noise_from : by which estimate; "" where there is none.
+    noise_from : by which estimate, and how far it may be off; "" where there is none.
     following : where `kind` is "top", about the first singular value that is not given, from below; 0 if not known.
     """
 
@@ -94,6 +95,17 @@ class Spectrum:
     def effective_shape(self) -> tuple[int, int]:
         """(n_effective, width without zero-variance columns): the shape noise would have filled."""
         return self.n_effective, self.width - self.n_zero_variance_columns
+
+    def plot(self) -> Any:
+        """Scree plot and cumulative variance, as `Subspace.plot`: an altair.HConcatChart."""
+        from engine.plots import both
+
+        return both(self)
+
+    def _repr_html_(self) -> str:
+        from engine.html import spectrum_html
+
+        return spectrum_html(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +204,7 @@ def rounding(
 @dataclass(frozen=True, slots=True)
 class _Found:
     pairs: Pairs
-    noise: float
+    noise: Estimate
 
 
 def _top(b: Backend, scatter: Array, whole: _Whole, wanted: int | None) -> _Found | None:
@@ -203,11 +215,11 @@ def _top(b: Backend, scatter: Array, whole: _Whole, wanted: int | None) -> _Foun
         if wanted is not None and len(pairs.values) < wanted:
             return None
         sigma = np.sqrt(np.maximum(pairs.values, 0.0))
-        noise = noise_from_trace(sigma, float(whole.squares.sum()), whole.shape)
+        noise = noise_estimate(sigma, float(whole.squares.sum()), whole.shape)
         short, long = sorted(whole.shape)
         if short < 1:
             return None
-        threshold = optimal_ratio(short / long) * math.sqrt(long) * noise
+        threshold = optimal_ratio(short / long) * math.sqrt(long) * noise.value
         # `following` is from below: the next value may be larger, but then the search that takes it in says so.
         if len(sigma) and pairs.following is not None and math.sqrt(max(pairs.following, 0.0)) <= threshold:
             return _Found(pairs, noise)
@@ -280,14 +292,14 @@ class _Whole:
         sigma[self.n_effective :] = 0.0
         return self._spectrum(sigma, error, floor, "full")
 
-    def top(self, pairs: Pairs, error: float, noise: float) -> Spectrum:
+    def top(self, pairs: Pairs, error: float, noise: Estimate) -> Spectrum:
         sigma = np.sqrt(np.maximum(pairs.values, 0.0))
         sigma = sigma[: min(self.n, self.width)]
         floor = max(NULL_RATIO * float(sigma[0]), 0.0 if self.offset is None else math.sqrt(error))
         sigma[sigma <= floor] = 0.0
         sigma[self.n_effective :] = 0.0
         following = math.sqrt(max(pairs.following or 0.0, 0.0))
-        return self._spectrum(sigma, error, floor, "top", noise, NOISE_FROM_TRACE, following)
+        return self._spectrum(sigma, error, floor, "top", noise.value, from_trace(noise), following)
 
     def _spectrum(
         self,
@@ -321,3 +333,8 @@ def signed(components: NDArray[np.float64]) -> NDArray[np.float64]:
     rows = np.arange(len(components))
     largest = components[rows, np.argmax(np.abs(components), axis=1)] if len(components) else np.ones(0)
     return np.ascontiguousarray(components * np.where(largest < 0, -1.0, 1.0)[:, None])
+
+
+def from_trace(noise: Estimate) -> str:
+    """`Spectrum.noise_from` of a level that the exact trace gives."""
+    return f"{NOISE_FROM_TRACE}, {noise.within}" if noise.value > 0 else NOISE_FROM_TRACE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,8 +16,12 @@ from engine.fitting import fit_reduction
 from engine.kept import held as holding
 from engine.kept import state_file
 from engine.methods import Wanted, method_named
+from engine.rank.estimate import Estimate
+from engine.rank.quadrature import lanczos_quantile
 from engine.rows import as_rows
 from engine.runners.serial import SerialRunner
+from engine.solvers.measured import Measured
+from engine.subspace import CENTERS
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -220,6 +225,57 @@ class Moments:
         result: Any = holding.finish(fit, held)
         found: Subspace = result
         return found
+
+    def median_singular_value(
+        self, *, center: str = "feature", n_probes: int = 16, n_steps: int = 100, seed: int = 0
+    ) -> Estimate:
+        """The median of the singular values that noise could fill, without an eigenproblem.
+
+        Parameters
+        ----------
+        center : "feature" or "none".
+        n_probes, n_steps, seed : of the stochastic Lanczos quadrature, see `engine.rank.quadrature.lanczos_median`.
+
+        Returns
+        -------
+        Estimate
+            Of the median of the min(n − 1, width) singular values of the centred rows (n if not centred), columns
+            without variance left out, as Gavish and Donoho's threshold takes it; with its error.
+
+        Raises
+        ------
+        EigenzooError
+            If there are no rows, or nothing that noise could fill.
+
+        Notes
+        -----
+        One copy of the scatter, and O(n_probes · n_steps · width²) time in products of n_probes columns; all values
+        take O(width³).
+        """
+        if center not in CENTERS:
+            raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
+        reduction, b, centred = self._reduction(), self._backend, center == "feature"
+        state = holding.copy(reduction, self._some).state
+        mean, squares = b.to_host(state.mean), np.maximum(b.diagonal(state.scatter), 0.0)
+        known = Measured(state.n, mean, squares, centred)
+        columns = len(mean) - known.n_zero_variance_columns
+        filled = min(known.n_effective, columns)
+        if filled < 1:
+            raise EigenzooError(f"median: {state.n} rows of {columns} columns that vary leave no noise to measure")
+        matrix = state.scatter if centred else reduction.gram(state)
+        b.mirror(matrix)
+        # Of all eigenvalues, as many as cannot be filled are 0 and lie below the median of the others.
+        share = (len(mean) - filled / 2) / len(mean)
+        found = lanczos_quantile(
+            lambda x: b.to_host(b.matmul(matrix, b.matrix(x))),
+            len(mean),
+            share,
+            n_probes=n_probes,
+            n_steps=n_steps,
+            seed=seed,
+        )
+        value = math.sqrt(max(found.value, 0.0))
+        return Estimate(value, found.error / (2 * value) if value > 0 else math.sqrt(found.error))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .safetensors file in one atomic step: 4 · width · (width + 1) bytes and a little."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from engine import array_file
 from engine.rank.choice import RankChoice
+from engine.spectrum import Spectrum
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -124,6 +125,23 @@ class Subspace:
             return np.zeros_like(self.singular_values)
         return self.explained_variance / self.total_variance
 
+    def as_spectrum(self) -> Spectrum:
+        """The spectrum, as any rule for K takes it: rules can be asked of a stored result."""
+        return Spectrum(
+            singular_values=self.singular_values,
+            total_variance=self.total_variance,
+            n_rows=self.n_rows,
+            width=self.width,
+            n_effective=self.n_effective,
+            n_zero_variance_columns=self.n_zero_variance_columns,
+            floor=self.floor,
+            method=self.method,
+            kind=self.spectrum,
+            eigenvalue_error=self.eigenvalue_error,
+            noise=self.noise,
+            noise_from=self.noise_from,
+        )
+
     def transform(self, x: ArrayLike) -> NDArray[np.float64]:
         """Coefficients (X − offset)·Vᵀ: (n, width) → (n, K), or (width,) → (K,), float64."""
         rows = self._checked(x, self.width, "transform", "columns")
@@ -166,6 +184,23 @@ class Subspace:
             )
         except (KeyError, TypeError) as problem:
             raise array_file.foreign(path, KIND) from problem
+
+    def plot(self) -> Any:
+        """Scree plot and cumulative variance, with the rules' thresholds and K: an altair.HConcatChart.
+
+        Raises
+        ------
+        EigenzooError
+            If altair is missing.
+        """
+        from engine.plots import both
+
+        return both(self)
+
+    def _repr_html_(self) -> str:
+        from engine.html import subspace_html
+
+        return subspace_html(self)
 
     def __repr__(self) -> str:
         return (

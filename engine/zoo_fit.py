@@ -18,10 +18,10 @@ from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
     from engine.reductions.protocol import Reduction
+    from engine.rows import RowSource
     from engine.runners.protocol import Runner
     from engine.selection import KByMatrix
     from ingest.store.reader import Zoo
-    from ingest.store.rows import ZooRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,14 @@ def fit_zoo(
     *,
     layers: str = "*",
     side: str = "both",
-    center: str = "feature",
+    center: str | None = None,
     k: str | int | KByMatrix = "gavish-donoho",
     method: str = "auto",
     spectrum: str = "full",
     refine: bool | None = None,
     products: str = "auto",
+    space: str = "factor",
+    seeds: str = "all",
     device: str = "auto",
     runner: Runner | None = None,
     memory: int | None = None,
@@ -57,7 +59,8 @@ def fit_zoo(
 
     Parameters
     ----------
-    zoo, out, layers, side, center, k, method, spectrum, refine, products, device, restart, keep_state, notice
+    zoo, out, layers, side, center, k, method, spectrum, refine, products, space, seeds, device, restart,
+    keep_state, notice
         See `open_job`.
     runner : Runner, optional
         Who executes; this process without it.
@@ -92,6 +95,8 @@ def fit_zoo(
         spectrum=spectrum,
         refine=refine,
         products=products,
+        space=space,
+        seeds=seeds,
         device=device,
         restart=restart,
         keep_state=keep_state,
@@ -144,13 +149,13 @@ def _fitted(runner: Runner, job: Job) -> Iterator[tuple[Waiting, Subspace, int]]
 
 FURTHER = "components below the floor are wanted, which takes one more look at every row"
 Outcome = Subspace | Stale | Further
-Work = tuple[Waiting, "Reduction[Any, Outcome]", "ZooRows"]
+Work = tuple[Waiting, "Reduction[Any, Outcome]", "RowSource"]
 
 
 def _outcomes(runner: Runner, work: Iterator[Work]) -> Iterator[tuple[Waiting, Outcome]]:
     waiting: dict[str, Waiting] = {}
 
-    def named() -> Iterator[tuple[str, Reduction[Any, Outcome], ZooRows]]:
+    def named() -> Iterator[tuple[str, Reduction[Any, Outcome], RowSource]]:
         for each, reduction, rows in work:
             waiting[each.name] = each
             yield each.name, reduction, rows
@@ -161,7 +166,7 @@ def _outcomes(runner: Runner, work: Iterator[Work]) -> Iterator[tuple[Waiting, O
 
 def _first(job: Job) -> Iterator[Work]:
     for each in job.waiting:
-        fit = fit_of(job.record, each.info, each.rows, each.plan)
+        fit = fit_of(job.record, each.rule, each.rows, each.plan)
         if job.states is None or each.change is None:
             yield each, fit, each.rows
         else:
@@ -175,5 +180,5 @@ def _second(job: Job, again: list[tuple[Waiting, Stale | Further]]) -> Iterator[
         if isinstance(outcome, Further):
             yield each, outcome.reduction, each.rows
         elif job.states is not None:
-            fit = fit_of(job.record, each.info, each.rows, each.plan)
+            fit = fit_of(job.record, each.rule, each.rows, each.plan)
             yield each, job.states.reduction(each.info, each.rows, fit, Whole()), each.rows

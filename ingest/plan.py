@@ -134,8 +134,7 @@ def plan(
 def _check_base(path: str, known: bases.Base, base_model: str | None) -> None:
     if base_model is not None and known.name is not None and not known.answers_to(base_model):
         raise EigenzooError(
-            f"{path}: the zoo's base model is {known.name}, not {base_model}; "
-            "a zoo has one base: give another --zoo"
+            f"{path}: the zoo's base model is {known.name}, not {base_model}; a zoo has one base: give another --zoo"
         )
 
 

@@ -50,7 +50,6 @@ class PlannedAdapter:
         """Bytes of its factors."""
         return sum(m.a.nbytes + m.b.nbytes for m in self.adapter.modules)
 
-
     @property
     def staged_bytes(self) -> int:
         """Bytes that it takes in the staging: its download, and what is made of its weights."""

@@ -51,3 +51,16 @@ def test_gpu_bench_runs_at_a_tiny_size_on_the_cpu(tmp_path: Path) -> None:
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     refused = subprocess.run([sys.executable, str(script)], env=hidden, capture_output=True, text=True)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "no CUDA device" in refused.stderr
+
+
+@pytest.mark.slow
+def test_rules_for_k_keep_their_promises(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "bench" / "rank_rules.py"), "--quick", "--draws", "5", "--out", str(out)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # fails where noise that misleads is not flagged
+    rows = json.loads(out.read_text())["rows"]
+    white = [row for row in rows if row["noise"] in ("white", "uniform")]
+    assert len(rows) == 32 and len(white) == 8
+    for row in white:
+        assert row["white"] is True
+        assert {row["k"][rule] for rule in ("gavish-donoho", "bulk-edge", "screenot")} == {row["true"]}

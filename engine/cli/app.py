@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import demo, ingest_, living, plan, runs, zoo
+from engine.cli import analyse, budget, delta, demo, heldout, ingest_, living, overlap, plan, rank, runs, seeds, zoo
 
 app = typer.Typer(
     name="eigenzoo",
@@ -51,8 +51,15 @@ for command, epilog in (
     (living.compact, "Example:  eigenzoo compact zoo.zarr"),
     (plan.plan, "Example:  eigenzoo plan zoo.zarr --workers 2,8"),
     (runs.fit, "Example:  eigenzoo fit zoo.zarr --out run --k gavish-donoho"),
-    (runs.rank, "Example:  eigenzoo rank run"),
+    (seeds.seeds, "Example:  eigenzoo seeds zoo.zarr"),
+    (overlap.overlap, "Example:  eigenzoo overlap zoo.zarr --layers '*q_proj'"),
+    (rank.rank, "Example:  eigenzoo rank run --rules all"),
     (runs.report, "Example:  eigenzoo report run --out report.html"),
+    (delta.error, "Example:  eigenzoo error run"),
+    (delta.leverage, "Example:  eigenzoo leverage run"),
+    (budget.budget, "Example:  eigenzoo budget run --bytes 18x --out k.json"),
+    (heldout.heldout, "Example:  eigenzoo heldout run"),
+    (analyse.analyse, "Example:  eigenzoo analyse run"),
     (demo.demo, "Example:  eigenzoo demo --out demo"),
 ):
     app.command(epilog=epilog)(command)

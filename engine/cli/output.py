@@ -43,7 +43,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequen
 
 
 def counted(number: int, noun: str) -> str:
-    """"1 adapter", "2 adapters"."""
+    """ "1 adapter", "2 adapters"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -56,7 +56,7 @@ def size(nbytes: float) -> str:
     raise AssertionError
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "--memory") -> int:
     """Bytes from "512MiB", "2 GB", "1e9".
 
     Raises
@@ -70,9 +70,9 @@ def parse_size(text: str) -> int:
     try:
         nbytes = int(parse_bytes(text))
     except ValueError as error:
-        raise typer.BadParameter(f"--memory {text!r}: give a size such as 512MiB or 2GB") from error
+        raise typer.BadParameter(f"{option} {text!r}: give a size such as 512MiB or 2GB") from error
     if nbytes <= 0:
-        raise typer.BadParameter(f"--memory {text!r}: give a size above 0")
+        raise typer.BadParameter(f"{option} {text!r}: give a size above 0")
     return nbytes
 
 

@@ -38,6 +38,7 @@ def plan(
     ] = None,
     layers: Annotated[str, typer.Option("--layers", metavar="GLOB", help="Layers; commas between globs.")] = "*",
     side: Annotated[str, typer.Option("--side", help="A, B or both.")] = "both",
+    space: Annotated[str, typer.Option("--space", help="factor or delta, as for fit.")] = "factor",
     k: Annotated[str, typer.Option("--k", help="As for fit; a number tells how many components.")] = "gavish-donoho",
     method: Annotated[str, typer.Option("--method", help="auto, or one of those listed.")] = "auto",
     spectrum: Annotated[str, typer.Option("--spectrum", help="full, or top: the largest values alone.")] = "full",
@@ -66,6 +67,7 @@ def plan(
     """Say what a fit will take, by every method, and which one it will choose."""
     from engine.backends import DEVICES, form_of
     from engine.backends.protocol import PRODUCTS
+    from engine.delta import SPACES
     from engine.methods import METHODS, SPECTRA
     from engine.plan.calibration import calibrate
     from engine.plan.rates import load_rates, save_rates
@@ -73,6 +75,7 @@ def plan(
     from engine.selection import SIDES
 
     one_of("--side", side, SIDES)
+    one_of("--space", space, SPACES)
     one_of("--method", method, ("auto", *METHODS))
     one_of("--spectrum", spectrum, SPECTRA)
     one_of("--products", products, ("auto", *PRODUCTS))
@@ -81,8 +84,8 @@ def plan(
         raise typer.BadParameter("give a ZOO, or --shape ROWSxWIDTH:COUNT")
     opened = open_zoo_here(zoo) if zoo is not None else None
     wanted = wanted_of(k, spectrum, refine, products)
-    groups = grouped([*_of_zoo(opened, layers, side, k), *_of_shapes(shape or [])])
-    sample = _sample(opened, layers, side)
+    groups = grouped([*_of_zoo(opened, layers, side, k, space), *_of_shapes(shape or [])])
+    sample = _sample(opened, layers, side, space)
     used = rates_for(
         devices_of(groups, wanted, device),
         load_rates(rates) if rates else {},
@@ -111,7 +114,8 @@ def wanted_of(k: str, spectrum: str, refine: bool | None, products: str) -> Want
     )
 
 
-def _of_zoo(zoo: Zoo | None, layers: str, side: str, k: str) -> Iterator[tuple[Matrix, str, int | None]]:
+def _of_zoo(zoo: Zoo | None, layers: str, side: str, k: str, space: str) -> Iterator[tuple[Matrix, str, int | None]]:
+    from engine.delta import rows_in
     from engine.plan.matrix import matrix_of
     from engine.selection import check_k, choose_matrices, run_settings
 
@@ -122,7 +126,7 @@ def _of_zoo(zoo: Zoo | None, layers: str, side: str, k: str) -> Iterator[tuple[M
     check_k(run_settings("none", rule), chosen)
     for info in chosen:
         components = rule[info.layer][info.side] if isinstance(rule, Mapping) else None
-        yield matrix_of(zoo.rows(info.layer, side=info.side)), f"{info.layer} {info.side}", components
+        yield matrix_of(rows_in(space, zoo, info.layer, info.side)), f"{info.layer} {info.side}", components
 
 
 def _of_shapes(shapes: list[str]) -> Iterator[tuple[Matrix, str, int | None]]:
@@ -138,14 +142,15 @@ def _of_shapes(shapes: list[str]) -> Iterator[tuple[Matrix, str, int | None]]:
             yield matrix, "", None
 
 
-def _sample(zoo: Zoo | None, layers: str, side: str) -> RowSource | None:
+def _sample(zoo: Zoo | None, layers: str, side: str, space: str) -> RowSource | None:
     """Rows to time reading with: the zoo's largest matrix."""
+    from engine.delta import rows_in
     from engine.selection import choose_matrices
 
     if zoo is None:
         return None
     largest = max(choose_matrices(zoo, layers, side), key=lambda m: m.rows * m.width)
-    return zoo.rows(largest.layer, side=largest.side)
+    return rows_in(space, zoo, largest.layer, largest.side)
 
 
 def _workers(

@@ -1,4 +1,4 @@
-"""Commands about a run: fit, rank, report."""
+"""Commands about a run: fit, report; and how a run is printed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,20 @@ def fit(
     out: Annotated[str, typer.Option("--out", metavar="RUN", help="The run directory; a second start continues it.")],
     layers: Annotated[str, typer.Option("--layers", metavar="GLOB", help="Layers to fit; commas between globs.")] = "*",
     side: Annotated[str, typer.Option("--side", help="A, B or both.")] = "both",
-    center: Annotated[str, typer.Option("--center", help="feature (subtract the mean row) or none.")] = "feature",
+    space: Annotated[
+        str, typer.Option("--space", help="factor: A and B as stored; delta: what they make of the weights, ΔW.")
+    ] = "factor",
+    center: Annotated[
+        str | None,
+        typer.Option("--center", help="feature (subtract the mean row; the default) or none (always so in ΔW space)."),
+    ] = None,
     k: Annotated[
-        str, typer.Option("--k", help="gavish-donoho, ev:0.8, a number, or a JSON file {layer: {side: K}}.")
+        str,
+        typer.Option(
+            "--k",
+            help="A rule (`eigenzoo rank --list-rules`), such as gavish-donoho or ev:0.8, a number, or a JSON file "
+            "{layer: {side: K}}.",
+        ),
     ] = "gavish-donoho",
     method: Annotated[
         str, typer.Option("--method", help="auto, moments, dual, krylov, randomized, incremental or tsqr; see `plan`.")
@@ -59,6 +70,10 @@ def fit(
         str | None,
         typer.Option("--performance-report", metavar="FILE", help="Save Dask's page of what every worker did when."),
     ] = None,
+    seeds: Annotated[
+        str,
+        typer.Option("--seeds", help="Adapters that share a random start: all, one-each, subtract, or group:N alone."),
+    ] = "all",
     restart: Annotated[bool, typer.Option("--restart", help="Discard what the run directory holds.")] = False,
     keep_state: Annotated[
         bool,
@@ -71,6 +86,7 @@ def fit(
     """Fit every matrix of a zoo: components, spectrum, K."""
     from engine.backends import DEVICES, form_of
     from engine.backends.protocol import PRODUCTS
+    from engine.delta import SPACES
     from engine.job import open_job
     from engine.methods import METHODS, SPECTRA
     from engine.run import open_run
@@ -79,7 +95,10 @@ def fit(
     from engine.zoo_fit import Progress, run_job
 
     one_of("--side", side, SIDES)
-    one_of("--center", center, CENTERS)
+    one_of("--space", space, SPACES)
+    seeds_as_typed(seeds)
+    if center is not None:
+        one_of("--center", center, CENTERS)
     one_of("--method", method, ("auto", *METHODS))
     one_of("--spectrum", spectrum, SPECTRA)
     one_of("--products", products, ("auto", *PRODUCTS))
@@ -95,6 +114,8 @@ def fit(
         spectrum=spectrum,
         refine=refine,
         products=products,
+        space=space,
+        seeds=seeds,
         device=device,
         restart=restart,
         keep_state=keep_state,
@@ -119,17 +140,12 @@ def fit(
     say(f"run {run.path}")
 
 
-def rank(run: RunPath, json: Json = False) -> None:
-    """List a run's matrices with K by every rule."""
-    print_run(open_run_here(run), json)
-
-
 def report(
     run: RunPath,
-    out: Annotated[str, typer.Option("--out", metavar="FILE", help="The page to write.")] = "report.html",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")] = "report.html",
     json: Json = False,
 ) -> None:
-    """Write an HTML page with scree and explained-variance curves."""
+    """Write an HTML page: K by every rule, spectra, what `analyse` found, who was refused."""
     from engine.report.page import write_report
 
     opened = open_run_here(run)
@@ -151,6 +167,23 @@ def one_of(option: str, value: str, known: Sequence[str]) -> None:
     """
     if value not in known:
         raise typer.BadParameter(f"{option} {value!r}: choose {', '.join(known[:-1])} or {known[-1]}")
+
+
+def seeds_as_typed(text: str) -> None:
+    """Refuse another option than there is for shared starts.
+
+    Raises
+    ------
+    typer.BadParameter
+        With what may be chosen.
+    """
+    from engine.analysis.seed_rows import parse_seeds
+    from ingest.errors import EigenzooError
+
+    try:
+        parse_seeds(text)
+    except EigenzooError as error:
+        raise typer.BadParameter(f"--{error}") from error
 
 
 def parse_k(text: str) -> str | KByMatrix:
@@ -283,8 +316,20 @@ def print_run(run: Run, json: bool, more: Mapping[str, Any] | None = None) -> No
         header = ("layer", "side", "rows × width", "K gavish_donoho", "K ev_0.8", "K kept")
         table((*header, "total variance", "method", "note"), rows, right=range(2, 7))
         k = run.record.settings.k
-        print(f"\nK kept {f'by {k}' if isinstance(k, str) else 'as given per matrix'}")
+        print(f"\nK kept {f'by {k}' if isinstance(k, str) else 'as given per matrix'}{in_space(run)}{of_starts(run)}")
     say_what_is_missing(run, results)
+
+
+def in_space(run: Run) -> str:
+    """That a run is one of ΔW space, for the end of a line; nothing where it is one of the factors."""
+    return ", in ΔW space" if run.record.settings.space == "delta" else ""
+
+
+def of_starts(run: Run) -> str:
+    """What a run did about shared starts, for the end of a line; nothing where it took adapters as they are."""
+    seeds = run.record.settings.seeds
+    said = {"all": "", "one-each": ", one adapter per random start", "subtract": ", shared starts subtracted"}
+    return said.get(seeds, f", seed {seeds.replace(':', ' ')} alone")
 
 
 def say_what_is_missing(run: Run, results: Sequence[MatrixResult]) -> None:
@@ -303,6 +348,7 @@ def matrix_json(r: MatrixResult) -> dict[str, Any]:
         "rows": r.rows,
         "width": r.width,
         "n_adapters": r.n_adapters,
+        "space": r.space,
         "method": r.method,
         "exact": r.exact,
         "spectrum": r.spectrum,

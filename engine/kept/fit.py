@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from engine.kept.held import Held
     from engine.reductions.moments import Moments, MomentsState
     from engine.reductions.protocol import Reduction
+    from engine.rows import RowSource
     from engine.subspace import Subspace
-    from ingest.store.rows import ZooRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,19 @@ class Update:
 
     Attributes
     ----------
-    rows : ZooRows
+    rows : RowSource
         Folded by the runner: added ones where `sign` is 1, removed ones where it is −1. There may be none.
     sign : int
-    other : ZooRows or None
+    other : RowSource or None
         Those of the other sign.
     base, target : str
         Digests of the members before and after.
     added, removed : keys of members
     """
 
-    rows: ZooRows
+    rows: RowSource
     sign: int
-    other: ZooRows | None
+    other: RowSource | None
     base: str
     target: str
     added: Keys
@@ -171,7 +171,7 @@ class KeptFit:
         state_file.save(self.path, held, self._moments.backend, facts)
 
 
-def kept_task_bytes(rows: ZooRows) -> int:
+def kept_task_bytes(rows: RowSource) -> int:
     """Peak of a task that brings a state up to date.
 
     The change, the state, and what is folded beside them, or the state's file as it is read, packed or written: four
@@ -180,4 +180,5 @@ def kept_task_bytes(rows: ZooRows) -> int:
     width = rows.shape[1]
     read = min(rows.shape[0], read_rows(rows.block_rows, width, rows.dtype.itemsize)) * width * rows.dtype.itemsize
     piece = min(rows.shape[0], piece_rows(width)) * width * 8
-    return 4 * 8 * width * width + 3 * read + 2 * piece + SLACK
+    beside = getattr(rows, "read_bytes", 0)
+    return 4 * 8 * width * width + 3 * read + beside + 2 * piece + SLACK

@@ -1,8 +1,8 @@
 """Whose rows a state holds, told by their content: what it lacks, and what it holds too many of.
 
-A member is one adapter's factor on one layer and side, known by digest and rank, so that neither names nor the numbers
-that a zoo gives its adapters matter: the same rows are the same member, wherever they are stored now. Adapters may
-share a factor, hence members are counted.
+A member is one adapter's factor on one layer and side, known by digest and rank (in ΔW space by both factors' digests,
+scale and rank), so that neither names nor the numbers that a zoo gives its adapters matter: the same rows are the same
+member, wherever they are stored now. Adapters may share a factor, hence members are counted.
 """
 
 from __future__ import annotations
@@ -65,12 +65,22 @@ class Changes(NamedTuple):
     removed: Keys
 
 
-def keys_of(entries: NDArray[Any], side: str) -> Keys:
-    """The key of each entry of a layer's catalogue (`ingest.store.catalog.entry_dtype`)."""
+def keys_of(entries: NDArray[Any], side: str, space: str = "factor") -> Keys:
+    """The key of each entry of a layer's catalogue (`ingest.store.catalog.entry_dtype`).
+
+    In ΔW space a row is made of both factors and the scale.
+    """
     raw = np.empty((len(entries), KEY_BYTES), np.uint8)
-    raw[:, :16] = entries[f"{side.lower()}_digest"]
+    raw[:, :16] = _of_both(entries, side) if space == "delta" else entries[f"{side.lower()}_digest"]
     raw[:, 16:] = np.ascontiguousarray(entries["rank"], "<i4").view(np.uint8).reshape(-1, 4)
     return raw.view(f"V{KEY_BYTES}").ravel()
+
+
+def _of_both(entries: NDArray[Any], side: str) -> NDArray[np.uint8]:
+    parts = [entries["a_digest"], entries["b_digest"], entries["scale"].astype("<f8").view(np.uint8).reshape(-1, 8)]
+    told = np.ascontiguousarray(np.concatenate(parts, axis=1))
+    digests = [hashlib.blake2b(each.tobytes(), digest_size=16, salt=side.encode()).digest() for each in told]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
 def changes(held: Members, wanted: Keys) -> Changes:

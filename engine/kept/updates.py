@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.delta import rows_in
 from engine.kept import state_file
 from engine.kept.fit import KeptFit, Update, Whole
 from engine.kept.members import Keys, Members, changes, keys_of, places
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from engine.run import MatrixResult
     from engine.runners.protocol import Runner
     from ingest.store.reader import MatrixInfo, Zoo
-    from ingest.store.rows import ZooRows
 
 
 class States:
@@ -40,10 +40,12 @@ class States:
     path : str
         The run directory.
     zoo : Zoo
+    space : {"factor", "delta"}
+        Which rows the states are of.
     """
 
-    def __init__(self, path: str, zoo: Zoo) -> None:
-        self._path, self._zoo = path, zoo
+    def __init__(self, path: str, zoo: Zoo, space: str = "factor") -> None:
+        self._path, self._zoo, self._space = path, zoo, space
         # The ledger is read only where it is needed: without retired rows everybody is live.
         retired = any(array.retired for array in zoo.commit.arrays)
         self._live = np.array([s.live for s in zoo.stored]) if retired else None
@@ -52,7 +54,7 @@ class States:
         """Whether the matrix has a state, of whatever members."""
         return os.path.exists(state_path(self._path, info.layer, info.side))
 
-    def change(self, info: MatrixInfo, rows: ZooRows, fit: Fit[Any], before: MatrixResult | None) -> Update | Whole:
+    def change(self, info: MatrixInfo, rows: RowSource, fit: Fit[Any], before: MatrixResult | None) -> Update | Whole:
         """What has to be read of a matrix to be solved by moments, which an earlier start may have solved."""
         if before is None and not self.kept(info):
             return Whole()
@@ -70,7 +72,7 @@ class States:
             return Whole("their kept states were made with products of another precision")
         return self._update(info, rows, held)
 
-    def reduction(self, info: MatrixInfo, rows: ZooRows, fit: Fit[Any], change: Update | Whole) -> KeptFit:
+    def reduction(self, info: MatrixInfo, rows: RowSource, fit: Fit[Any], change: Update | Whole) -> KeptFit:
         """The reduction over `rows`, or over the update's."""
         path = state_path(self._path, info.layer, info.side)
         facts = {
@@ -87,7 +89,7 @@ class States:
         keys, ordinals = self._stored(info)
         return KeptFit(fit, path, facts, Members.of(keys[self._alive(ordinals)]), None)
 
-    def _update(self, info: MatrixInfo, rows: ZooRows, held: Members) -> Update | Whole:
+    def _update(self, info: MatrixInfo, rows: RowSource, held: Members) -> Update | Whole:
         keys, ordinals = self._stored(info)
         alive = self._alive(ordinals)
         wanted = Members.of(keys[alive])
@@ -95,8 +97,8 @@ class States:
         removed_at = places(keys, removed)
         if removed_at is None:
             return Whole("rows that were removed from the zoo are gone since it was compacted")
-        added = self._zoo.rows(info.layer, side=info.side, members=ordinals[alive][added_at].tolist())
-        gone = self._zoo.rows(info.layer, side=info.side, members=ordinals[removed_at].tolist())
+        added = self._rows(info, ordinals[alive][added_at].tolist())
+        gone = self._rows(info, ordinals[removed_at].tolist())
         if added.shape[0] + gone.shape[0] >= rows.shape[0]:
             return Whole("most of their rows changed")
         parts = [added, gone] if added.shape[0] >= gone.shape[0] else [gone, added]
@@ -110,9 +112,12 @@ class States:
             removed=removed,
         )
 
+    def _rows(self, info: MatrixInfo, members: list[int]) -> RowSource:
+        return rows_in(self._space, self._zoo, info.layer, info.side, members)
+
     def _stored(self, info: MatrixInfo) -> tuple[Keys, NDArray[np.int64]]:
         entries = self._zoo.entries(self._zoo.layer(info.layer))
-        return keys_of(entries, info.side), entries["adapter"].astype(np.int64)
+        return keys_of(entries, info.side, self._space), entries["adapter"].astype(np.int64)
 
     def _alive(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.ones(len(ordinals), bool) if self._live is None else np.asarray(self._live[ordinals])

@@ -239,7 +239,7 @@ def device_for(method: str, matrix: Matrix, wanted: Wanted, device: str = "auto"
 
 
 def _needed(method: str, m: Matrix, wanted: Wanted, device: str, products: str, refine: bool | None) -> int:
-    return _memory.task_bytes(
+    return m.read_bytes + _memory.task_bytes(
         method,
         m.n_rows,
         m.width,

@@ -15,13 +15,14 @@ ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows and columns, rows of a chunk, dtype as stored and bytes of a value."""
+    """Rows and columns, rows of a chunk, dtype as stored, bytes of a value, and what a read holds beside its rows."""
 
     n_rows: int
     width: int
     block_rows: int
     dtype: str
     itemsize: int
+    read_bytes: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -34,7 +35,8 @@ class Matrix:
 
 def matrix_of(rows: RowSource) -> Matrix:
     """What a plan needs to know of rows."""
-    return Matrix(*rows.shape, rows.block_rows, rows.dtype.name, rows.dtype.itemsize)
+    beside = getattr(rows, "read_bytes", 0)
+    return Matrix(*rows.shape, rows.block_rows, rows.dtype.name, rows.dtype.itemsize, beside)
 
 
 def matrix_stored(n_rows: int, width: int, dtype: str = "bfloat16") -> Matrix:

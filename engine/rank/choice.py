@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from engine.spectrum import Spectrum
+    from engine.subspace import Subspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,27 @@ class RankChoice:
     threshold: float | None
     rule: str
     note: str = ""
+
+    def plot(self, of: Subspace | Spectrum | None = None) -> Any:
+        """The scree plot of the spectrum `of` which it speaks, with its threshold; words alone where that is not given.
+
+        Returns
+        -------
+        altair.LayerChart
+
+        Raises
+        ------
+        EigenzooError
+            If altair is missing.
+        """
+        from engine.plots import choice
+
+        return choice(self, of)
+
+    def _repr_html_(self) -> str:
+        from engine.html import choice_html
+
+        return choice_html(self)
 
 
 def exactly(number: float) -> str:

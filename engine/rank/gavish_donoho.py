@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.rank.choice import RankChoice, exactly
+from engine.rank.marchenko_pastur import marchenko_pastur_median
+from engine.rank.whiteness import not_white
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from engine.spectrum import Spectrum
 
 NAME = "gavish-donoho"
+INIT = "init"
 _NULL = 1e-7  # σ/σ₁ at which a value given by the caller counts as numerically null
-_NODES = 96
+_UNRESOLVED = "the noise is known from the configurations of a zoo's adapters alone; fit the zoo, or give the level"
 
 
 def gavish_donoho(singular_values: ArrayLike, shape: tuple[int, int], noise: float | None = None) -> RankChoice:
@@ -107,47 +109,39 @@ def median_ratio(beta: float) -> float:
     return optimal_ratio(beta) / math.sqrt(marchenko_pastur_median(beta))
 
 
-@lru_cache(maxsize=256)
-def marchenko_pastur_median(beta: float) -> float:
-    r"""Median μ_β of the Marchenko–Pastur law of ratio 0 < β ≤ 1.
-
-    With x = 1 + β + 2√β cos θ the density becomes (2/π) sin²θ / x(θ) dθ on [0, π], smooth where the median
-    lies, so Gauss–Legendre nodes on [0, θ] and bisection in θ reach machine precision.
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    root = 2 * math.sqrt(beta)
-
-    def mass_above(theta: float) -> float:
-        t = (nodes + 1) * (theta / 2)
-        return float(weights @ (np.sin(t) ** 2 / (1 + beta + root * np.cos(t)))) * theta / math.pi
-
-    low, high = 0.0, math.pi
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if mass_above(middle) < 0.5 else (low, middle)
-    return 1 + beta + root * math.cos(low)
-
-
 @dataclass(frozen=True, slots=True)
 class GavishDonoho:
     """The rule over a `Spectrum`: columns without variance leave the width first.
 
     Where only the largest singular values are known, the noise level is the one estimated with them, and the note
-    says how.
+    says how. A bulk that is not white noise's is noted too, and changes nothing.
+
+    Attributes
+    ----------
+    noise : the noise level; None where it is to be judged from the spectrum.
+    init : whether the level is that of the adapters' random start, which `noise` then is; None while nobody has
+        looked it up (`engine.rank.known_noise`), or where it is unknown.
+    why : of a start, where its level is from, or why it is unknown.
     """
 
     noise: float | None = None
+    init: bool = False
+    why: str = ""
 
     @property
     def name(self) -> str:
+        if self.init:
+            return f"{NAME}:{INIT}"
         return NAME if self.noise is None else f"{NAME}:{exactly(self.noise)}"
 
     @staticmethod
     def parse(argument: str) -> GavishDonoho:
+        if argument == INIT:
+            return GavishDonoho(init=True)
         try:
             rule = GavishDonoho(float(argument) if argument else None)
         except ValueError:
-            raise EigenzooError(f"k: 'gavish-donoho:{argument}': the noise level must be a number") from None
+            raise EigenzooError(f"k: 'gavish-donoho:{argument}': the noise level must be a number, or init") from None
         if rule.noise is not None and not (math.isfinite(rule.noise) and rule.noise > 0):
             raise EigenzooError(
                 f"k: 'gavish-donoho:{argument}': the noise level must be above 0; leave it out if unknown"
@@ -155,7 +149,9 @@ class GavishDonoho:
         return rule
 
     def __call__(self, spectrum: Spectrum) -> RankChoice:
-        noise, notes = self.noise, []
+        noise, notes = self.noise, [self.why] if self.why else []
+        if self.init and noise is None:
+            return RankChoice(None, None, self.name, self.why or _UNRESOLVED)
         if noise is None and spectrum.kind == "top":
             if not spectrum.noise:
                 return RankChoice(None, None, self.name, "the singular values known leave no noise to measure")
@@ -164,8 +160,8 @@ class GavishDonoho:
         if spectrum.following:
             values = np.append(values, min(spectrum.following, float(values[-1])))
         choice = gavish_donoho(values, spectrum.effective_shape, noise)
+        notes += [note for note in (choice.note, not_white(spectrum, choice.k)) if note]
         left_out = spectrum.n_zero_variance_columns
-        notes += [choice.note] if choice.note else []
         if left_out:
             notes.append(f"{left_out} of {spectrum.width} columns have no variance and were left out")
         return RankChoice(choice.k, choice.threshold, self.name, "; ".join(notes))

@@ -16,22 +16,35 @@ Of the values known, those at or below the edge are the bulk's own first ones. T
 were signal leaves a law without its top quantiles, and an s too small (by 1.1 % for 64 of 1024); here they are put
 back, which needs no quantiles and no precise value for them: values inside the bulk may be as rough as a sketch makes
 them.
+
+How far s may be off has three parts, of which the first two are nearly always the smaller. Twice the standard deviation
+of the noise's energy, s/√(2NW) for normal entries; what the approximation above leaves out, ½ s Σ s²/θᵢ² over the
+directions; and one direction misjudged at the edge, whose value there takes s²(√N + √W)² out of the energy where
+s²(N + W − 1) belongs to it, which is s/√(NW) in s.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.rank.estimate import Estimate
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 # Relative: the energy and the known values are rounded apart, so less than this is nothing left.
 _ROUNDING = 1e-12
+
+
+class _Found(NamedTuple):
+    """A noise level, and the squares of the directions that stand above it."""
+
+    level: float
+    above: NDArray[np.float64]
 
 
 def noise_from_trace(top_singular_values: ArrayLike, total_energy: float, shape: tuple[int, int]) -> float:
@@ -59,22 +72,39 @@ def noise_from_trace(top_singular_values: ArrayLike, total_energy: float, shape:
     without them; at most half the short side, as for a median. O(number of values). White noise is assumed; signal
     beyond the values known counts as noise.
     """
+    return _found(top_singular_values, total_energy, shape).level
+
+
+def noise_estimate(top_singular_values: ArrayLike, total_energy: float, shape: tuple[int, int]) -> Estimate:
+    """`noise_from_trace` with how far it may be off if the noise is white; parameters and errors are the same."""
+    level, above = _found(top_singular_values, total_energy, shape)
+    rows, columns = (int(side) for side in shape)
+    if not level > 0:
+        return Estimate(level, 0.0)
+    # θ² from σ² = θ² + s²(N + W) + s⁴NW/θ².
+    excess = above / level**2 - rows - columns
+    strengths = (excess + np.sqrt(np.maximum(excess**2 - 4.0 * rows * columns, 0.0))) / 2
+    missed = float((1 / np.maximum(strengths, math.sqrt(rows * columns))).sum()) / 2
+    return Estimate(level, level * (math.sqrt(2 / (rows * columns)) + missed + 1 / math.sqrt(rows * columns)))
+
+
+def _found(top_singular_values: ArrayLike, total_energy: float, shape: tuple[int, int]) -> _Found:
     squares = np.sort(np.asarray(top_singular_values, dtype=np.float64).ravel())[::-1]
     if not (np.isfinite(squares).all() and (squares >= 0).all() and math.isfinite(total_energy) and total_energy >= 0):
         raise EigenzooError("noise: singular values and their energy must be finite and not negative")
     squares = squares**2
     rows, columns = (int(side) for side in shape)
     if min(rows, columns) < 1:
-        return 0.0
-    level = math.sqrt(total_energy / (rows * columns))
+        return _Found(0.0, squares[:0])
+    level, n_above = math.sqrt(total_energy / (rows * columns)), 0
     taken = 0.0
     for j, square in enumerate(squares[: min(rows, columns) // 2].tolist(), start=1):
         taken += square
         left = total_energy - taken
         if left <= _ROUNDING * total_energy:
-            return 0.0
+            return _Found(0.0, squares[:j])
         variance = left / ((rows - j) * (columns - j))
         edge = math.sqrt(rows - j) + math.sqrt(columns - j)
         if square > variance * edge**2:
-            level = math.sqrt(variance)
-    return level
+            level, n_above = math.sqrt(variance), j
+    return _Found(level, squares[:n_above])

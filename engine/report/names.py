@@ -1,4 +1,4 @@
-"""Layer names for people: made harmless to show, and read as block and module for the picture of K."""
+"""Layer names read as block and module, for the map of K."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.run import natural_key
+from ingest.html import printable
 
-MAX_PANELS = 16
+MAX_PANELS = 24
+ROW = 24  # layers in a row of the map, where their names show no order
+NO_BLOCK = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a layer is drawn: which panel, and where on its axis."""
+    """Where a layer is drawn: which row of the map, and where along it."""
 
     panel: str
     x: int
@@ -27,25 +30,18 @@ class Layout:
     axis: str
 
 
-def printable(text: str) -> str:
-    """`text`, with characters that do not show (controls, bidi overrides, lone surrogates) spelt out."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
-
-
 def lay_out(layers: Iterable[str]) -> Layout:
-    """A panel per module, blocks along its axis.
+    """A row per module, blocks along its axis.
 
     The axis is the layer number where every block has exactly one ("layers.7"), else the blocks' position in
-    natural order.  A model whose names show no such order (more than `MAX_PANELS` modules) gets one panel
-    with the layers in natural order.
+    natural order; modules outside any block stand at `NO_BLOCK`.  A model whose names show no such order (more than
+    `MAX_PANELS` modules) gets its layers in natural order, `ROW` to a row.
     """
     ordered = sorted(dict.fromkeys(layers), key=natural_key)
     split = _split(ordered)
     panels = dict.fromkeys(module for _, module in split.values())
     if len(panels) > MAX_PANELS:
-        return Layout(
-            {layer: Place("", i) for i, layer in enumerate(ordered, 1)}, "layer, counted in the table’s order"
-        )
+        return Layout(_wrapped(ordered), f"layer, counted in the table’s order, {ROW} to a row")
     blocks = sorted({block for block, _ in split.values() if block}, key=natural_key)
     patterns = {_masked(block) for block in blocks}
     if len(patterns) == 1 and (pattern := next(iter(patterns))).split(".").count("#") == 1:
@@ -54,8 +50,16 @@ def lay_out(layers: Iterable[str]) -> Layout:
     else:
         x = {block: i for i, block in enumerate(blocks, 1)}
         axis = "block, counted in the order of the names"
-    places = {layer: Place(printable(module), x.get(block, 0)) for layer, (block, module) in split.items()}
+    places = {layer: Place(printable(module), x.get(block, NO_BLOCK)) for layer, (block, module) in split.items()}
     return Layout(places, axis)
+
+
+def _wrapped(ordered: list[str]) -> dict[str, Place]:
+    places = {}
+    for i, layer in enumerate(ordered):
+        first = i - i % ROW + 1
+        places[layer] = Place(f"{first}–{min(first + ROW - 1, len(ordered))}", i % ROW + 1)
+    return places
 
 
 def _split(layers: list[str]) -> dict[str, tuple[str, str]]:

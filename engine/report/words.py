@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from engine.report.names import printable
+from engine.report.rules import is_number, label
+from engine.report.summary import counted
+from ingest.html import printable
 
 if TYPE_CHECKING:
     from engine.run import Run
 
 
-def introduction(matrices: Sequence[Mapping[str, Any]]) -> str:
+def introduction(matrices: Sequence[Mapping[str, Any]], space: str = "factor") -> str:
     """What the matrices are, and how they were treated; as HTML."""
     sides = {m["side"] for m in matrices}
     stacked = {
@@ -22,12 +24,13 @@ def introduction(matrices: Sequence[Mapping[str, Any]]) -> str:
     }
     if sides == {"B"}:
         stacked["B"] = "side B stacks the columns of every adapter’s lora_B"
+    if space == "delta":
+        stacked = {"A": "side A holds the row space of every adapter’s ΔW", "B": "side B its column space"}
     what = ", ".join(stacked[s] for s in ("A", "B") if s in sides)
     return (
         f"<p>One matrix per layer and side: {what}. "
         "Its leading right singular vectors span the subspace that holds most of its variance; K is how "
-        "many of them count. Gavish–Donoho takes the singular values above its threshold for white noise; "
-        "the other rule, as many as carry 80\u00a0% of the variance.</p>"
+        "many of them count. The rules that say so are held against each other.</p>"
     )
 
 
@@ -42,11 +45,15 @@ def facts(run: Run, matrices: Sequence[Mapping[str, Any]]) -> str:
     entries = [
         ("zoo", f"{zoo}, at its commit {record.zoo_version}"),
         ("base model", record.base_model or "not recorded"),
-        ("matrices", f"{_count(len(matrices), 'matrix', 'matrices')} of {_count(layers, 'layer', 'layers')}"),
+        ("matrices", f"{counted(len(matrices), 'matrix', 'matrices')} of {counted(layers, 'layer', 'layers')}"),
         ("adapters per matrix", span),
         ("centring", centring(record.settings.center)),
         ("rule for K", rule(record.settings.k)),
     ]
+    if (space := getattr(record.settings, "space", "factor")) != "factor":
+        entries.append(("space", "ΔW, through the factors" if space == "delta" else str(space)))
+    if (seeds := getattr(record.settings, "seeds", "all")) != "all":
+        entries.append(("seeds", str(seeds)))
     return "<dl>" + "".join(f"<div><dt>{k}</dt><dd>{escape(printable(v))}</dd></div>" for k, v in entries) + "</dl>"
 
 
@@ -73,11 +80,7 @@ def rule(k: str | Mapping[str, Any]) -> str:
     name, _, argument = k.partition(":")
     if name == "gavish-donoho":
         noise = f"noise of standard deviation {argument}" if argument else "noise judged from the median singular value"
-        return f"Gavish–Donoho, {noise}"
+        return f"Gavish–Donoho, {'noise of the random start' if argument == 'init' else noise}"
     if name == "ev":
         return f"the fewest components with {100 * float(argument):.14g} % of the variance"
-    return f"K = {k} for every matrix"
-
-
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n} {one if n == 1 else many}"
+    return f"K = {k} for every matrix" if is_number(k) else label(k)

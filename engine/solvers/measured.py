@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.rank.noise import noise_from_trace
-from engine.spectrum import NOISE_FROM_TRACE, NULL_RATIO, Spectrum, signed
+from engine.rank.noise import noise_estimate
+from engine.spectrum import NULL_RATIO, Spectrum, from_trace, signed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,8 +67,8 @@ class Measured:
         values = np.where(sigma > floor, sigma, 0.0)
         values[self.n_effective :] = 0.0
         shape = self.n_effective, len(self.mean) - self.n_zero_variance_columns
-        noise = noise_from_trace(values, self.energy, shape)
-        return self._spectrum(values[:known], floor, method, "top", eigenvalue_error, noise, NOISE_FROM_TRACE)
+        noise = noise_estimate(values, self.energy, shape)
+        return self._spectrum(values[:known], floor, method, "top", eigenvalue_error, noise.value, from_trace(noise))
 
     def _spectrum(
         self,

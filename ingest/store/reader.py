@@ -55,6 +55,23 @@ class Zoo(Snapshot):
     def __repr__(self) -> str:
         return f"Zoo({self.path!r}, commit {self.commit.version}, {len(self.layers)} layers)"
 
+    def _repr_html_(self) -> str:
+        from ingest.store.pictures import zoo_html
+
+        return zoo_html(self)
+
+    def plot(self) -> Any:
+        """Rows per layer beside the adapters' ranks: an altair.HConcatChart.
+
+        Raises
+        ------
+        EigenzooError
+            If altair is missing.
+        """
+        from ingest.store.pictures import zoo_figure
+
+        return zoo_figure(self)
+
     @property
     def base_model(self) -> str | None:
         """The base model that the adapters share; None where no adapter named one."""

@@ -137,9 +137,7 @@ def test_a_removed_one_does_not_come_back_under_another_name(tmp_path: Path, sou
 
 
 @pytest.mark.parametrize("batch", [1 << 20, 1])
-def test_two_that_change_places(
-    tmp_path: Path, source: Path, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_that_change_places(tmp_path: Path, source: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo = tmp_path / "z"
     monkeypatch.setattr("ingest.pipeline.BATCH_MODULES", 1 if batch == 1 else 1000)
     ingest(source, zoo)

@@ -305,7 +305,6 @@ def test_less_is_exact_and_fresh(b: Backend, dtype: str) -> None:
         np.testing.assert_array_equal(given, before)
 
 
-
 def test_stack_is_a_fresh_array(b: Backend) -> None:
     top, bottom = RNG.standard_normal((3, 4)), RNG.standard_normal((2, 4))
     parts = [b.matrix(top), b.matrix(bottom)]

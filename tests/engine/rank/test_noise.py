@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from engine.rank.noise import noise_from_trace
+from engine.rank.estimate import Estimate
+from engine.rank.noise import noise_estimate, noise_from_trace
 from ingest.errors import EigenzooError
 
 SHAPES = [(4000, 400), (400, 4000), (800, 800), (3000, 60)]
@@ -80,3 +82,21 @@ def test_nothing_left() -> None:
 def test_refusals(values: list[float], energy: float) -> None:
     with pytest.raises(EigenzooError, match="finite and not negative"):
         noise_from_trace(values, energy, (10, 5))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("strengths", [[], [5.0, 3.0, 1.5], np.geomspace(3, 0.8, 24)])
+def test_the_error_holds_what_it_says(shape: tuple[int, int], strengths: Any) -> None:
+    s = sigma_of(shape, np.asarray(strengths, dtype=float), 0.3, 7)
+    for known in (len(strengths) or 4, 64 if min(shape) > 128 else 30):
+        found = noise_estimate(s[:known], float((s**2).sum()), shape)
+        assert found.value == noise_from_trace(s[:known], float((s**2).sum()), shape)
+        assert abs(found.value - 0.3) <= found.error < 0.02 * 0.3
+        scaled = noise_estimate(5 * s[:known], 25 * float((s**2).sum()), shape[::-1])
+        assert scaled.error == pytest.approx(5 * found.error, rel=1e-9)
+    assert noise_estimate([3.0, 2.0], 13.0, (100, 50)).error == 0.0
+
+
+def test_an_estimate_reads_well() -> None:
+    assert str(Estimate(2.0, 0.001)) == "2 ± 0.05 %"
+    assert Estimate(0.0, 0.5).within == "± 0.5" and Estimate(1.0, math.inf).within == "± inf"

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from engine.rank.choice import RankChoice
-from engine.report.data import HEAD, MAX_POINTS, entry, thin
-from engine.report.names import MAX_PANELS, lay_out, printable
+from engine.report.data import columns, entry
+from engine.report.names import MAX_PANELS, NO_BLOCK, ROW, lay_out
+from engine.report.rules import STANDARD, answers, label
+from engine.report.thinning import HEAD, MAX_POINTS, thin
 from engine.run import summary
-from engine.subspace import Subspace
+from ingest.html import printable
+from tests.engine.report.conftest import stored
 
 
 @pytest.mark.parametrize("n", [1, 2, 100, 249, 250, 251, 252, 300, 1000, 4096, 14336, 10**6])
@@ -26,29 +28,31 @@ def test_thinning(n: int) -> None:
 
 
 def test_size_per_matrix() -> None:
-    sigma = np.sort(np.random.default_rng(0).lognormal(-12, 2, 14336))[::-1]
-    choices = {name: RankChoice(100, 1.234567890123e-5, name) for name in ("gavish-donoho", "ev:0.8")}
-    total = float(np.sum(sigma**2)) / 99999
-    subspace = Subspace(
-        mean=np.zeros(14336),
-        components=np.zeros((100, 14336)),
-        singular_values=sigma,
-        total_variance=total,
-        n_rows=100000,
-        n_adapters=500,
-        center="feature",
-        k_choice=choices["gavish-donoho"],
-        choices=choices,
-        method="moments",
-        exact=True,
-        floor=0.0,
-        n_zero_variance_columns=0,
-        passes=1,
-    )
+    sigma = np.sort(np.random.default_rng(0).lognormal(-12, 2, 4096))[::-1]
+    subspace = stored(sigma, n_rows=100000, width=4096, source="")
     layer = "model.layers.31.self_attn.q_proj"
-    drawn = entry(summary(layer, "A", subspace), subspace, lay_out([layer]), None)
+    said = answers(subspace)
+    drawn = entry(summary(layer, "A", subspace), subspace, lay_out([layer]), None, said) | columns(STANDARD, said)
     assert len(drawn["sigma"]) == MAX_POINTS
-    assert len(json.dumps(drawn, separators=(",", ":"))) <= 6 * 1024
+    notes = sum(map(len, drawn["notes"])) + len(drawn["words"]["scree"])
+    assert len(json.dumps(drawn, separators=(",", ":"))) - notes <= 8 * 1024
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ("gavish-donoho", "Gavish–Donoho"),
+        ("gavish-donoho:0.25", "Gavish–Donoho, noise 0.25"),
+        ("gavish-donoho:init", "Gavish–Donoho, noise of the random start"),
+        ("bulk-edge", "bulk edge"),
+        ("shrinkage:nuclear", "shrinkage, nuclear"),
+        ("ev:0.95", "95\u00a0% of variance"),
+        ("12", "as given"),
+        ("some<rule>\u202e", "some<rule>\\u202e"),
+    ],
+)
+def test_labels(rule: str, says: str) -> None:
+    assert label(rule) == says
 
 
 def test_layers_are_laid_out_by_module_and_number() -> None:
@@ -72,11 +76,16 @@ def test_one_module_alone_keeps_the_deepest_block() -> None:
     assert [places[n].x for n in names] == [1, 2, 3, 4] and {p.panel for p in places.values()} == {"attn2.to_k"}
 
 
-def test_names_without_order_share_a_panel() -> None:
-    names = [f"module{chr(97 + i)}" for i in range(MAX_PANELS + 1)]
+def test_names_without_order_stand_in_rows() -> None:
+    names = [f"module{i:02}" for i in range(MAX_PANELS + 1)]
     places = lay_out(reversed(names)).places
-    assert [places[n].x for n in names] == list(range(1, len(names) + 1))
-    assert {p.panel for p in places.values()} == {""}
+    assert [places[n].x for n in names] == [i % ROW + 1 for i in range(len(names))]
+    assert list(dict.fromkeys(places[n].panel for n in names)) == [f"1–{ROW}", f"{ROW + 1}–{len(names)}"]
+
+
+def test_a_module_outside_the_blocks_has_its_own_place() -> None:
+    places = lay_out(["layers.0.q", "layers.0.v", "layers.1.q", "layers.1.v", "lm_head"]).places
+    assert places["lm_head"].x == NO_BLOCK and places["layers.0.q"].x == 0
 
 
 def test_printable() -> None:

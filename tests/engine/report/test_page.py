@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import engine
-from engine.report.page import _script_text, write_report
-from engine.run import Run, RunRecord, RunSettings, open_run, summary, write_record, write_result
+from engine.analysis import file as found
+from engine.rank import parse_rule
+from engine.report.document import script_text
+from engine.report.page import write_report
+from engine.report.rules import STANDARD
+from engine.run import Run
 from ingest.errors import EigenzooError
+from tests.engine.report.conftest import MakeRun, large_run, planted
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
-Items = list[tuple[str, str, NDArray[Any]]]
-MakeRun = Callable[..., Run]
 HOSTILE = 'x</script><script>alert(1)</script><img src=x onerror="alert(2)">&\u2028\u202e\ud800.q'
 
 
@@ -69,27 +71,9 @@ class Page(HTMLParser):
         return json.loads(self.scripts["data"])
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
-    def make(items: Items, *, k: str = "gavish-donoho", center: str = "feature", base: str | None = "tiny") -> Run:
-        path = str(tmp_path / "run")
-        write_record(path, RunRecord(RunSettings(center, k), "/data/some zoo.zarr", 7, base))
-        for layer, side, x in items:
-            subspace = engine.fit(x, k=k, center=center)
-            write_result(path, summary(layer, side, subspace), subspace)
-        return open_run(path)
-
-    return make
-
-
 def page_of(run: Run, tmp_path: Path, **options: Any) -> Page:
     path = write_report(run, tmp_path / "report.html", **options)
     return Page(path.read_text(encoding="utf-8"))
-
-
-def planted(n: int, width: int, k: int, seed: int = 0) -> NDArray[np.float64]:
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((n, k)) @ rng.standard_normal((k, width)) + 0.1 * rng.standard_normal((n, width))
 
 
 def test_data_are_the_runs(make_run: MakeRun, tmp_path: Path) -> None:
@@ -109,13 +93,20 @@ def test_data_are_the_runs(make_run: MakeRun, tmp_path: Path) -> None:
         assert drawn["n"] == len(subspace.singular_values)
         assert drawn["sigma"] == pytest.approx(subspace.singular_values[at], rel=1e-5)
         assert drawn["share"] == pytest.approx(cumulative[at], rel=1e-5)
-        assert (drawn["gd"], drawn["ev"]) == (result.k["gavish_donoho"], result.k["ev_0.8"])
+        assert [rule["name"] for rule in data["rules"]] == list(STANDARD)
+        spectrum = subspace.as_spectrum()
+        for name, k, at_k, held in zip(STANDARD, drawn["k"], drawn["shares"], drawn["at"], strict=True):
+            choice = parse_rule(name)(spectrum)
+            assert k == choice.k
+            if k:
+                assert at_k == pytest.approx(cumulative[k - 1], rel=1e-5)
+            if name.startswith("ev:") or choice.threshold is None:
+                assert held is None
+            else:
+                assert held == pytest.approx(choice.threshold, rel=1e-5)
+        assert data["rules"][drawn["on"]]["name"] == "gavish-donoho" and data["first"] == drawn["on"]
         assert drawn["kept"] == subspace.n_components
         assert drawn["total_variance"] == result.total_variance
-        assert [t["value"] for t in drawn["thresholds"]] == [result.threshold]
-        assert {m["rule"]: m["k"] for m in drawn["marks"]} == {"gd": drawn["gd"], "ev": drawn["ev"]}
-        for mark in drawn["marks"]:
-            assert mark["share"] == pytest.approx(cumulative[mark["k"] - 1], rel=1e-5)
     # 300 values, of which 250 at most are drawn, and the page says so
     drawn = data["matrices"][1]
     assert len(drawn["sigma"]) < 300 and f"{len(drawn['sigma'])} of 300 are drawn" in drawn["words"]["scree"]
@@ -126,10 +117,12 @@ def test_table(make_run: MakeRun, tmp_path: Path) -> None:
     x = planted(200, 40, 3)
     run = make_run([("layers.10.q", "A", x), ("layers.9.q", "A", x)])
     head, first, second = page_of(run, tmp_path, planted={("layers.9.q", "A"): 3}).rows
-    assert head[4:8] == ["planted K", "K by Gavish–Donoho", "K for 80 % of the variance", "K kept"]
+    assert head[4:7] == ["planted K", "K by Gavish–Donoho", "K by bulk edge"]
+    assert head[5 + len(STANDARD) :] == ["K kept", "noise", "total variance", "method", "note"]
     variance = f"{run.matrices[0].total_variance:.4g}"
-    ev = str(run.matrices[0].k["ev_0.8"])
-    assert first == ["layers.9.q", "A", "200 × 40", "1", "3", "3", ev, "3", variance, "moments", ""]
+    assert first[:6] == ["layers.9.q", "A", "200 × 40", "1", "3", "3"]
+    assert first[head.index("K for 80\u00a0% of variance")] == str(run.matrices[0].k["ev_0.8"])
+    assert first[5 + len(STANDARD) :] == ["3", "white", variance, "moments", ""]
     assert second[:5] == ["layers.10.q", "A", "200 × 40", "1", ""]
     assert "planted K" not in page_of(run, tmp_path).rows[0]
 
@@ -145,12 +138,20 @@ def test_thresholds_are_drawn(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run([("q", "A", planted(200, 40, 3))], k="gavish-donoho:0.1")
     page = page_of(run, tmp_path)
     specs = json.loads(page.scripts["specs"])
-    rules = [layer for layer in specs["scree"]["layer"] if layer["mark"]["type"] == "rule"]
-    assert [(r["data"]["name"], r["encoding"]["y"]["field"]) for r in rules] == [("thresholds", "value")]
+    rules = [layer for layer in specs["scree"]["layer"] if layer.get("data") == {"name": "thresholds"}]
+    assert [(r["mark"]["type"], r["encoding"]["y"]["field"]) for r in rules] == [("rule", "value")]
+    (drawn,) = page.data["matrices"]
+    at = {rule["label"]: value for rule, value in zip(page.data["rules"], drawn["at"], strict=True)}
     choices = run.subspace("q", side="A").choices
-    drawn = {t["value"]: t["label"] for t in page.data["matrices"][0]["thresholds"]}
-    assert set(drawn) == {choices["gavish-donoho"].threshold, choices["gavish-donoho:0.1"].threshold}
-    assert "for noise 0.1" in drawn[choices["gavish-donoho:0.1"].threshold]
+    assert at["Gavish–Donoho"] == pytest.approx(choices["gavish-donoho"].threshold, rel=1e-5)
+    assert at["Gavish–Donoho, noise 0.1"] == pytest.approx(choices["gavish-donoho:0.1"].threshold, rel=1e-5)
+    assert page.data["rules"][drawn["on"]]["name"] == "gavish-donoho:0.1"
+
+
+def test_a_given_k_is_no_rule(make_run: MakeRun, tmp_path: Path) -> None:
+    page = page_of(make_run([("q", "A", planted(200, 40, 3))], k="5"), tmp_path)
+    assert [rule["name"] for rule in page.data["rules"]] == list(STANDARD)
+    assert page.data["matrices"][0]["on"] == -1 and page.data["first"] == -1 and page.data["matrices"][0]["kept"] == 5
 
 
 @pytest.mark.parametrize("center", ["feature", "none"])
@@ -184,13 +185,13 @@ def test_odd_matrices(
     page = page_of(run, tmp_path)
     (drawn,) = page.data["matrices"]
     expected = run.matrices[0].k["gavish_donoho"]
-    assert drawn["gd"] == expected
+    assert drawn["k"][0] == expected
     if says is not None:
         assert expected == gd and says in drawn["words"]["scree"]
     if expected is None:
         assert page.rows[1][4] == "–"
         assert run.subspace("layers.0.q", side="A").choices["gavish-donoho"].note in page.titles
-    assert all(mark["k"] > 0 for mark in drawn["marks"])
+    assert all(value is None or np.isfinite(value) for value in (*drawn["shares"], *drawn["at"]))
 
 
 def test_half_null_spectrum_declines_and_counts_its_zeros(make_run: MakeRun, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_half_null_spectrum_declines_and_counts_its_zeros(make_run: MakeRun, tmp
     run = make_run([("q", "A", rng.standard_normal((200, 10)) @ rng.standard_normal((10, 40)))])
     page = page_of(run, tmp_path)
     (drawn,) = page.data["matrices"]
-    assert drawn["gd"] is None and drawn["thresholds"] == [] and page.rows[1][4] == "–"
+    assert drawn["k"][0] is None and drawn["at"][0] is None and page.rows[1][4] == "–"
     assert "30 are numerically zero" in drawn["words"]["scree"] and "10 of 40 are drawn" in drawn["words"]["scree"]
     assert any("numerically null" in title for title in page.titles)
 
@@ -231,7 +232,7 @@ def test_nothing_is_fetched(make_run: MakeRun, tmp_path: Path) -> None:
 
 
 def test_scripts_survive_the_html_parser() -> None:
-    assert _script_text("a='</SCRIPT>';\r\nb='<!-- <script>'") == "a='\\x3c/SCRIPT>';\nb='\\x3c!-- \\x3cscript>'"
+    assert script_text("a='</SCRIPT>';\r\nb='<!-- <script>'") == "a='\\x3c/SCRIPT>';\nb='\\x3c!-- \\x3cscript>'"
 
 
 def test_head_says_what_was_done(make_run: MakeRun, tmp_path: Path) -> None:
@@ -254,6 +255,16 @@ def test_same_run_same_page(make_run: MakeRun, tmp_path: Path) -> None:
     assert pages[0] == pages[1]
 
 
+def test_the_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from engine.cli import main
+
+    run = make_run([("q", "A", planted(60, 20, 2))])
+    page = tmp_path / "short.html"
+    assert main(["report", run.path, "-o", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.read_bytes() == write_report(run, tmp_path / "other.html").read_bytes()
+
+
 def test_errors_are_one_line(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EigenzooError, match="no finished matrix"):
         write_report(make_run([]), tmp_path / "report.html")
@@ -271,13 +282,86 @@ def test_errors_are_one_line(make_run: MakeRun, tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "missing.html").exists()
 
 
-@pytest.mark.parametrize("name", ["picture", "scree", "scree_uncentred", "share", "share_uncentred"])
-def test_specifications_compile(make_run: MakeRun, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "datasets"),
+    [
+        ("map", {"matrices"}),
+        ("scree", {"spectrum", "thresholds", "labels"}),
+        ("scree_uncentred", {"spectrum", "thresholds", "labels"}),
+        ("share", {"spectrum", "rules", "marks"}),
+        ("share_uncentred", {"spectrum", "rules", "marks"}),
+        ("curve", {"curve", "controls", "at", "labels"}),
+        ("heldout", {"heldout"}),
+        ("errors", {"errors"}),
+    ],
+)
+def test_specifications_compile(make_run: MakeRun, tmp_path: Path, name: str, datasets: set[str]) -> None:
     import vl_convert
 
     page = page_of(make_run([("q", "A", planted(60, 20, 2))]), tmp_path)
     spec = json.loads(page.scripts["specs"])[name]
     assert "datasets" not in spec
     named = set(re.findall(r'"data": \{"name": "(\w+)"\}', json.dumps(spec)))
-    assert named == ({"matrices"} if name == "picture" else {"spectrum", "thresholds" if "scree" in name else "marks"})
+    assert named == datasets
     vl_convert.vegalite_to_vega({**spec, "datasets": {n: [] for n in named}})
+
+
+def test_what_an_analysis_found_is_shown(tmp_path: Path) -> None:
+    run = large_run(tmp_path / "run", blocks=3, analysed=True)
+    text = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    analysis = found.read_analysis(run)
+    assert analysis is not None
+    assert [rule["name"] for rule in page.data["rules"]] == [*STANDARD, "parallel"]
+    first = next(i for i, row in enumerate(page.rows) if row[0] == "layer")
+    head = page.rows[first]
+    for at, (drawn, said) in enumerate(zip(page.data["matrices"], analysis.matrices, strict=True)):
+        assert said.heldout is not None and said.overlap is not None and said.reconstruction is not None
+        assert (drawn["layer"], drawn["side"]) == (said.layer, said.side)
+        assert drawn["heldout"]["error"] == pytest.approx(said.heldout.error, rel=1e-5)
+        assert drawn["error"]["worst"] == said.reconstruction.worst and drawn["k"][-1] == said.rules[0].k
+        assert page.rows[first + 1 + at][head.index("held-out error")] == f"{said.heldout.error:.3g}"
+        assert page.rows[first + 1 + at][head.index("overlap, × chance")] == f"{said.overlap.ratio:.3g}"
+    assert [d["layer"] for d in page.data["delta"]] == [each.layer for each in analysis.layers]
+    for words in (
+        "In 6 of 9 layers",
+        "author-0/adapter-0",
+        "task-0007",
+        "analysis: folds",
+        'id="heldout"',
+        'id="errors"',
+    ):
+        assert words in text
+    assert "Not looked for" not in text and "fitted again" not in text
+
+
+def test_without_an_analysis_it_is_said_how_to_get_one(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run([("q", "A", planted(60, 20, 2))])
+    text = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Not looked for: seed groups, held-out errors, overlap against chance, reconstruction errors" in text
+    assert "eigenzoo analyse RUN" in text and 'id="heldout"' not in text and 'id="errors"' not in text
+    found.write_analysis(run, found.Analysis(7, (found.MatrixAnalysis("q", "A", "of other rows"),)))
+    text = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 matrix was fitted again since the analysis" in text
+
+
+def test_who_was_refused(tmp_path: Path) -> None:
+    from engine.fitting import fit
+    from engine.run import RunRecord, RunSettings, open_run, summary, write_record, write_result
+    from ingest import synthetic
+    from ingest.pipeline import ingest
+    from ingest.store.reader import open_zoo
+
+    plan = synthetic.write(tmp_path / "adapters", replace(synthetic.demo_settings(), adapters=3))
+    ingest([tmp_path / "adapters"], tmp_path / "zoo.zarr")
+    zoo = open_zoo(tmp_path / "zoo.zarr")
+    for uuid, known in ((zoo.commit.uuid, True), ("another", False)):
+        path = str(tmp_path / f"run-{known}")
+        write_record(path, RunRecord(RunSettings(), zoo.path, 1, None, uuid))
+        subspace = fit(planted(60, 20, 2))
+        write_result(path, summary("q", "A", subspace), subspace)
+        text = write_report(open_run(path), tmp_path / "report.html").read_text(encoding="utf-8")
+        rows = {row[0]: row[1] for row in Page(text).rows if len(row) == 3}
+        assert (plan.refused.items() <= rows.items()) is known
+        assert ("another zoo lies where" in text) is not known
+        assert str(tmp_path) not in text
