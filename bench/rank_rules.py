@@ -46,7 +46,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="leave 20,000 × 1000 out")
-    parser.add_argument("--draws", type=int, default=19, help="of parallel analysis")
+    parser.add_argument("--draws", type=int, default=9, help="of parallel analysis")
     parser.add_argument("--out", default=str(ROOT / "bench" / "results" / "rank_rules.json"))
     arguments = parser.parse_args()
     begin, rows = time.perf_counter(), []

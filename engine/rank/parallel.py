@@ -14,20 +14,24 @@ one, `bulk-edge` with that level is the same rule at no cost. Entries are drawn 
 variance alone (Péché 2009).
 
 A draw is a matrix of rows like any other: a `RowSource` whose signs or entries depend on (seed, draw, global row)
-alone, so blocks and runners do not matter. Its largest singular value is found as any fit's; only that leaves a worker.
+alone, so blocks and runners do not matter. Only its largest singular value leaves a worker.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.backends import choose
+from engine.backends import choose, get_backend
+from engine.eigen import SMALLEST
 from engine.fitting import fit_reduction
 from engine.rank.choice import RankChoice
 from engine.rank.needs_rows import DRAWS, NULLS, Parallel
+from engine.reductions.dual import Dual
+from engine.reductions.moments import Moments
 from engine.rows import as_rows
 from engine.runners.serial import SerialRunner
 from ingest.errors import EigenzooError
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from engine.backends.protocol import Backend
     from engine.reductions.protocol import Reduction
     from engine.rows import RowSource
     from engine.runners.protocol import Runner
@@ -93,7 +98,7 @@ def parallel_analysis(
     _check(n_draws, quantile, center, null)
     runner, device = runner or SerialRunner(), choose(device)
     if subspace is None:
-        subspace = runner.run(_fit(source, center, device, top=False), source)
+        subspace = runner.run(_fit(source, center, device), source)
     elif subspace.center != center or subspace.width != source.shape[1] or subspace.n_rows != source.shape[0]:
         raise EigenzooError(f"parallel: the subspace is not one of these rows with center {center!r}; leave it out")
     name = Parallel(null, n_draws).name
@@ -102,13 +107,54 @@ def parallel_analysis(
     drawn = _drawn(source, n_draws, seed, null, levels, subspace)
     # Flipped rows are about zero already; what is drawn has to lose its mean as the rows did.
     centring = center if null == "init" else "none"
-    work = ((f"draw {i}", _fit(each, centring, device, top=True), each) for i, each in enumerate(drawn))
-    largest = [float(found.singular_values[0]) for _, found in runner.run_many(work)]
+    work = ((f"draw {i}", _largest(each, centring, device), each) for i, each in enumerate(drawn))
+    largest = [value for _, value in runner.run_many(work)]
     threshold = float(np.quantile(largest, quantile))
     above = subspace.singular_values > threshold
     k = len(above) if above.all() else int(np.argmin(above))
     capped = f"all {k} singular values known lie above, so K may be larger" if _capped(subspace, k) else ""
     return RankChoice(k, threshold, name, capped)
+
+
+@dataclass(frozen=True, slots=True)
+class LargestValue:
+    """A `Reduction` from rows to their largest singular value.
+
+    Values alone are sought: noise's largest has others close below, from which no vector of it comes apart quickly.
+    From `SMALLEST` on in float32, which may be off by 5e-5 of its square (`engine.eigen.FLOAT32_ERROR`).
+
+    Attributes
+    ----------
+    matrix : the moments, or where rows are fewer than columns their Gram.
+    centred : whether the mean is subtracted.
+    """
+
+    matrix: Moments | Dual
+    centred: bool
+
+    @property
+    def backend(self) -> Backend:
+        """Who computes."""
+        return self.matrix.backend
+
+    def start(self) -> Any:
+        return self.matrix.start()
+
+    def step(self, state: Any, block: NDArray[Any], /) -> Any:
+        return self.matrix.step(state, block)
+
+    def combine(self, left: Any, right: Any) -> Any:
+        return self.matrix.combine(left, right)
+
+    def finish(self, state: Any) -> float:
+        b, state = self.backend, self.matrix.finish(state)
+        if isinstance(self.matrix, Dual):
+            gram = self.matrix.gram(state, centred=self.centred)[0]
+        else:
+            gram = state.scatter if self.centred else self.matrix.gram(state)
+        b.mirror(gram)
+        values = b.eigenvalues(gram, "float64" if len(b.diagonal(gram)) < SMALLEST else "float32")
+        return math.sqrt(max(float(values[0]), 0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,12 +261,15 @@ def _drawn(
     return (DrawnRows(rows.shape, sigma, rows.offsets, rows.block_rows, seed, draw) for draw in range(n_draws))
 
 
-def _fit(rows: RowSource, center: str, device: str, *, top: bool) -> Reduction[Any, Subspace]:
-    """The whole spectrum, or the largest value alone where there is a cheaper way to that."""
+def _fit(rows: RowSource, center: str, device: str) -> Reduction[Any, Subspace]:
     method = "dual" if rows.shape[0] < rows.shape[1] else "moments"
-    spectrum = "top" if top and method == "moments" else "full"
-    k = 1 if spectrum == "top" else 0
-    return fit_reduction(rows, k, center=center, device=device, method=method, spectrum=spectrum, refine=False)
+    return fit_reduction(rows, 0, center=center, device=device, method=method, refine=False)
+
+
+def _largest(rows: RowSource, center: str, device: str) -> Reduction[Any, float]:
+    backend, width = get_backend(device), rows.shape[1]
+    matrix: Moments | Dual = Dual(width, backend) if rows.shape[0] < width else Moments(width, backend)
+    return LargestValue(matrix, center == "feature")
 
 
 def _capped(subspace: Subspace, k: int) -> bool:

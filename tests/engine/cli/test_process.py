@@ -27,7 +27,7 @@ from pathlib import Path
 from engine.cli import main
 from ingest.store.reader import Zoo
 from tests.engine.spectra import FileRows
-Zoo.rows = lambda self, layer, *, side: FileRows(Path("x.npy").absolute(), 50, 10.0)
+Zoo.rows = lambda self, layer, *, side, members=None: FileRows(Path("x.npy").absolute(), 50, 10.0)
 if __name__ == "__main__":
     sys.exit(main())
 """
