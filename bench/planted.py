@@ -81,7 +81,6 @@ NOISES: dict[str, Callable[[np.random.Generator, int, int], Any]] = {
     "deficient": _deficient,
 }
 WHITE = ("white", "uniform", "zeros")  # once columns without variance are left out
-UNKNOWABLE = ("nearly-zeros",)  # white noise, and above it as many directions as there are other columns
 
 
 def planted(kind: str, n: int, d: int, k: int = 0, strengths: tuple[float, float] = (3.0, 1.5), seed: int = 0) -> Any:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from engine.reductions.dual import Dual, GatheredRows
 from engine.reductions.moments import Moments, MomentsState
 from engine.spectrum import Solution, solve_dual, solve_moments
+
+if TYPE_CHECKING:
+    from engine.rank.choice import RankRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +22,17 @@ class MomentsSolver(Moments):
     kind : "full" or "top".
     wanted : how many components will be wanted, where that is known.
     passes : made before this one.
+    rule : who will judge the values of "top"; None where a number is wanted.
     """
 
     kind: str = "full"
     wanted: int | None = None
     passes: int = 0
+    rule: RankRule | None = None
 
     def solve(self, state: MomentsState, *, centred: bool) -> Solution:
-        solution = solve_moments(self, self.finish(state), centred=centred, kind=self.kind, wanted=self.wanted)
+        state = self.finish(state)
+        solution = solve_moments(self, state, centred=centred, kind=self.kind, wanted=self.wanted, rule=self.rule)
         return replace(solution, passes=self.passes + 1)
 
 

@@ -112,6 +112,7 @@ class Fit(Generic[S]):
             noise_from=spectrum.noise_from,
             products=solution.products,
             note=solution.note,
+            following=spectrum.following,
         )
 
 

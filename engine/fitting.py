@@ -169,7 +169,8 @@ def what_is_wanted(
     if spectrum not in SPECTRA:
         raise EigenzooError(f"spectrum: got {spectrum!r}; choose {' or '.join(SPECTRA)}")
     rule = parse_rule(k)
-    return Wanted(rule.k if isinstance(rule, Fixed) else None, spectrum, refine, products, seed)
+    fixed = rule.k if isinstance(rule, Fixed) else None
+    return Wanted(fixed, spectrum, refine, products, seed, rule if fixed is None and spectrum == "top" else None)
 
 
 def fit_reduction(

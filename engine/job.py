@@ -139,7 +139,7 @@ def open_job(
     ------
     EigenzooError
         If nothing matches, a K is more than a matrix can have, a setting differs from the run's, the zoo is not
-        the run's (the same zoo at another path is), or another fit is writing to the run.
+        the run's (the same zoo at another path is), or another fit or analysis is writing to the run.
     """
     zoo = zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
     path = local_folder(out)
@@ -192,7 +192,7 @@ def _job(
             done.append(marker)
             continue
         stale += marker is not None and not same
-        rule = _known_rule(record, info, zoo)
+        rule = _known_rule(record, info, zoo, choice)
         fit = fit_of(record, rule, rows, plan)
         change = keeper.change(info, rows, fit, marker) if keeper is not None else None
         waiting.append(Waiting(info, rows, _planned(plan, rows, change), change, rule))
@@ -231,12 +231,12 @@ def _rule(record: RunRecord, info: MatrixInfo) -> str | int:
     return k if isinstance(k, str) else k[info.layer][info.side]
 
 
-def _known_rule(record: RunRecord, info: MatrixInfo, zoo: Zoo) -> str | int | RankRule:
+def _known_rule(record: RunRecord, info: MatrixInfo, zoo: Zoo, choice: SeedChoice) -> str | int | RankRule:
     """The rule of a matrix; one that asks for the level of the adapters' random start gets it."""
     rule = _rule(record, info)
     if rule != f"{NAME}:{INIT}":
         return rule
-    known = known_noise(zoo, info.layer, info.side)
+    known = known_noise(zoo, info.layer, info.side, choice.members(info.layer))
     return GavishDonoho(known.sigma, init=True, why=known.why)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.backends.protocol import Backend
+    from engine.rank.choice import RankRule
     from engine.reductions.protocol import Again
     from engine.rows import RowSource
     from engine.spectrum import Solution
@@ -55,6 +56,7 @@ class Wanted:
         below the floor.
     products : "auto", or the least precise products allowed: "float64", "float32", "bfloat16".
     seed : of methods that draw random numbers.
+    rule : who judges the values of spectrum "top"; None where `components` says what is wanted.
     """
 
     components: int | None = None
@@ -62,6 +64,7 @@ class Wanted:
     refine: bool | None = None
     products: str = "auto"
     seed: int = 0
+    rule: RankRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ def _moments(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:
     from engine.exact import MomentsSolver
 
     products = moments_products(rows.dtype.name, rows.shape[1], backend, wanted.products)
-    return MomentsSolver(rows.shape[1], backend, products, wanted.spectrum, wanted.components)
+    return MomentsSolver(rows.shape[1], backend, products, wanted.spectrum, wanted.components, rule=wanted.rule)
 
 
 def _dual(rows: RowSource, backend: Backend, wanted: Wanted) -> Solver[Any]:

@@ -7,9 +7,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.run import MATRICES, RUN, RunRecord, marker_path, read_record, result_path, state_path, write_record
+from engine.run import (
+    ANALYSIS,
+    MATRICES,
+    RUN,
+    RunRecord,
+    marker_path,
+    read_record,
+    result_path,
+    state_path,
+    write_record,
+)
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -51,7 +62,7 @@ def locked(path: str) -> Iterator[None]:
         os.makedirs(path, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise EigenzooError(f"{path}: another fit is writing to this run; wait for it to end") from error
+        raise EigenzooError(f"{path}: another fit or analysis is writing to this run; wait for it to end") from error
     except OSError as error:
         raise EigenzooError(f"{path}: cannot write there ({error.strerror}); give another --out") from error
     try:
@@ -107,6 +118,7 @@ def _refuse_foreign(path: str) -> None:
 def _discard(path: str) -> None:
     if os.path.exists(os.path.join(path, RUN)):
         shutil.rmtree(os.path.join(path, MATRICES), ignore_errors=True)
+        Path(path, ANALYSIS).unlink(missing_ok=True)
         os.unlink(os.path.join(path, RUN))
 
 

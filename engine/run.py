@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 RUN = "run.json"
 MATRICES = "matrices"
+ANALYSIS = "analysis.json"  # what `eigenzoo analyse` leaves, see `engine.analysis.file`
 STATE_ENDING = ".state.safetensors"
 
 

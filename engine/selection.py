@@ -66,7 +66,7 @@ def run_settings(
     ------
     EigenzooError
         For an unknown centring, rule, method, spectrum, products, space or seeds, for rows of ΔW space that are
-        centred, and for starts that are to be subtracted there.
+        centred, for starts that are to be subtracted there, and for a rule that needs starts that are subtracted.
     """
     if space not in SPACES:
         raise EigenzooError(f"space: got {space!r}; choose {' or '.join(SPACES)}")
@@ -89,6 +89,11 @@ def run_settings(
         rule = parse_rule(k).name
         if space == "delta" and rule == f"{NAME}:{INIT}":
             raise EigenzooError(f"k: {rule!r} is the level of a factor's random start; ΔW has none, give another rule")
+        if parse_seeds(seeds).kind == "subtract" and rule == f"{NAME}:{INIT}":
+            raise EigenzooError(
+                f"k: {rule!r} is the level of the random start, which seeds 'subtract' takes from the rows; "
+                "give another rule, or seeds one-each"
+            )
     return RunSettings(center, rule, method, spectrum, refine, products, space, parse_seeds(seeds).name)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.backends.protocol import Array, Backend, Eigen
+    from engine.rank.choice import RankRule
     from engine.reductions.dual import Dual, GatheredRows
     from engine.reductions.moments import Moments, MomentsState
 
@@ -135,7 +136,13 @@ class Solution:
 
 
 def solve_moments(
-    reduction: Moments, state: MomentsState, *, centred: bool, kind: str = "full", wanted: int | None = None
+    reduction: Moments,
+    state: MomentsState,
+    *,
+    centred: bool,
+    kind: str = "full",
+    wanted: int | None = None,
+    rule: RankRule | None = None,
 ) -> Solution:
     """Eigenproblem of the scatter (or Gram) in place: O(width³) time, the state is used up.
 
@@ -145,6 +152,7 @@ def solve_moments(
     centred : whether the mean is subtracted.
     kind : "full": all singular values; "top": `wanted` of them, or as many as stand above the noise.
     wanted : how many components will be wanted, where that is known.
+    rule : who will judge the values of "top": it is given as many as it counts, or all.
 
     Notes
     -----
@@ -152,25 +160,28 @@ def solve_moments(
     are found in float32 if the backend has values alone cheaper than vectors: what that costs is in
     `Spectrum.eigenvalue_error`.
     """
-    b, n = reduction.backend, state.n
+    b = reduction.backend
     mean = b.to_host(state.mean)
     scatter = state.scatter if centred else reduction.gram(state)
     squares = b.diagonal(scatter)
     products = reduction.products if state.coarse else "float64"
-    offset = state.offset if state.coarse else None
-    constant = None
-    if state.coarse == n and state.constant is not None and centred:
-        constant = len(state.constant)
-    whole = _Whole(squares, mean, n, centred, "moments", offset, constant)
+    whole = _whole(state, squares, mean, centred)
     eigen: Eigen
     if kind == "top" and reduction.width >= SMALLEST:
         b.mirror(scatter)
-        found = _top(b, scatter, whole, wanted)
-        if found is not None:
+
+        def told(found: _Found) -> Spectrum:
             error = rounding(state, squares, mean, found.pairs.values) + found.pairs.residual
-            spectrum = whole.top(found.pairs, error, found.noise)
+            return whole.top(found.pairs, error, found.noise)
+
+        def enough(found: _Found) -> bool:
+            spectrum = told(found)
+            return rule is None or (rule(spectrum).k or 0) <= len(spectrum.singular_values)
+
+        found = _top(b, scatter, whole, wanted, enough)
+        if found is not None:
             top = found.pairs.vectors
-            return Solution(spectrum, mean, lambda k: signed(b.to_host(top[:, :k]).T), products=products)
+            return Solution(told(found), mean, lambda k: signed(b.to_host(top[:, :k]).T), products=products)
     if b.values_alone and reduction.width >= SMALLEST:
         apart = solve_apart(b, scatter, dtype="float32" if state.coarse else "float64")
         eigen, error, null = apart, apart.error, apart.null_error
@@ -182,6 +193,21 @@ def solve_moments(
         floor = max(floor, math.sqrt(lost))
     spectrum = whole.full(eigen.values, error + lost, floor)
     return Solution(spectrum, mean, lambda k: signed(b.to_host(eigen.vectors(k)).T), products=products)
+
+
+def filled_shape(
+    state: MomentsState, squares: NDArray[np.float64], mean: NDArray[np.float64], *, centred: bool
+) -> tuple[int, int]:
+    """The effective shape of a finished state; `squares` is the diagonal of its scatter, of its Gram if not centred."""
+    return _whole(state, squares, mean, centred).shape
+
+
+def _whole(state: MomentsState, squares: NDArray[np.float64], mean: NDArray[np.float64], centred: bool) -> _Whole:
+    offset = state.offset if state.coarse else None
+    constant = None
+    if state.coarse == state.n and state.constant is not None and centred:
+        constant = len(state.constant)
+    return _Whole(squares, mean, state.n, centred, "moments", offset, constant)
 
 
 def rounding(
@@ -207,8 +233,10 @@ class _Found:
     noise: Estimate
 
 
-def _top(b: Backend, scatter: Array, whole: _Whole, wanted: int | None) -> _Found | None:
-    """The wanted largest pairs, and all that stand above the noise; None where they do not come apart."""
+def _top(
+    b: Backend, scatter: Array, whole: _Whole, wanted: int | None, enough: Callable[[_Found], bool]
+) -> _Found | None:
+    """The wanted largest pairs, and all above the noise; None where they do not come apart, or are not `enough`."""
     most = min(whole.n_effective, whole.width) // 8
     while wanted is None or wanted <= most:
         pairs = top_pairs(b, scatter, wanted)
@@ -221,8 +249,11 @@ def _top(b: Backend, scatter: Array, whole: _Whole, wanted: int | None) -> _Foun
             return None
         threshold = optimal_ratio(short / long) * math.sqrt(long) * noise.value
         # `following` is from below: the next value may be larger, but then the search that takes it in says so.
-        if len(sigma) and pairs.following is not None and math.sqrt(max(pairs.following, 0.0)) <= threshold:
-            return _Found(pairs, noise)
+        known = len(sigma) > 0 and pairs.following is not None
+        if known and math.sqrt(max(pairs.following or 0.0, 0.0)) <= threshold:
+            # What a rule counts beyond these lies in the bulk, whose values come apart more slowly than all at once.
+            found = _Found(pairs, noise)
+            return found if enough(found) else None
         wanted = len(sigma) + max(8, len(sigma) // 2) if len(sigma) else 1
     return None
 

@@ -20,7 +20,7 @@ from engine.rank.estimate import Estimate
 from engine.rank.quadrature import lanczos_quantile
 from engine.rows import as_rows
 from engine.runners.serial import SerialRunner
-from engine.solvers.measured import Measured
+from engine.spectrum import filled_shape
 from engine.subspace import CENTERS
 from ingest.errors import EigenzooError
 
@@ -256,13 +256,11 @@ class Moments:
             raise EigenzooError(f"center: got {center!r}; choose {' or '.join(CENTERS)}")
         reduction, b, centred = self._reduction(), self._backend, center == "feature"
         state = holding.copy(reduction, self._some).state
-        mean, squares = b.to_host(state.mean), np.maximum(b.diagonal(state.scatter), 0.0)
-        known = Measured(state.n, mean, squares, centred)
-        columns = len(mean) - known.n_zero_variance_columns
-        filled = min(known.n_effective, columns)
+        mean, matrix = b.to_host(state.mean), state.scatter if centred else reduction.gram(state)
+        degrees, columns = filled_shape(state, b.diagonal(matrix), mean, centred=centred)
+        filled = min(degrees, columns)
         if filled < 1:
             raise EigenzooError(f"median: {state.n} rows of {columns} columns that vary leave no noise to measure")
-        matrix = state.scatter if centred else reduction.gram(state)
         b.mirror(matrix)
         # Of all eigenvalues, as many as cannot be filled are 0 and lie below the median of the others.
         share = (len(mean) - filled / 2) / len(mean)

@@ -34,7 +34,7 @@ _FACTS = (
     "source",
 )
 # Facts that older files do not have.
-_LATER = ("spectrum", "eigenvalue_error", "sigma_error", "noise", "noise_from", "products", "note")
+_LATER = ("spectrum", "eigenvalue_error", "sigma_error", "noise", "noise_from", "products", "note", "following")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +67,7 @@ class Subspace:
         not known; None and "" otherwise.
     products : what rows were multiplied in: "float64", or "float32" or "bfloat16" summed in float64.
     note : what the reader should know of how it was found.
+    following : where `spectrum` is "top", about the first singular value that is not given, from below; 0 if not known.
     """
 
     mean: NDArray[np.float64]
@@ -92,6 +93,7 @@ class Subspace:
     noise_from: str = ""
     products: str = "float64"
     note: str = ""
+    following: float = 0.0
 
     @property
     def n_components(self) -> int:
@@ -140,6 +142,7 @@ class Subspace:
             eigenvalue_error=self.eigenvalue_error,
             noise=self.noise,
             noise_from=self.noise_from,
+            following=self.following,
         )
 
     def transform(self, x: ArrayLike) -> NDArray[np.float64]:

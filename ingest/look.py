@@ -6,8 +6,7 @@ or dark, and `figure` does it for one that stands alone.
 
 from __future__ import annotations
 
-import json
-import re
+from collections.abc import Mapping
 from typing import Any
 
 from ingest.errors import EigenzooError
@@ -33,6 +32,7 @@ PALETTE = {
     "onlow": ("#1d1f23", "#e8e9eb"),
     "onhigh": ("#ffffff", "#0e1116"),
 }
+DATA = frozenset({"data", "datasets"})  # where a specification has its rows
 RAMP = [f"var(--ramp{i})" for i in range(1, 6)]
 
 CONFIG: dict[str, Any] = {
@@ -74,10 +74,21 @@ def variables(dark: bool) -> str:
 
 
 def painted(spec: Any, *, dark: bool = False, side: str = "A") -> Any:
-    """`spec` with the palette's colours in it, ``var(--side)`` being that of the side."""
-    own = {name: colours[dark] for name, colours in PALETTE.items()}
-    own["side"] = own["b" if side == "B" else "a"]
-    return json.loads(re.sub(r"var\(--([a-z0-9]+)\)", lambda found: own[found[1]], json.dumps(spec)))
+    """`spec` with the palette's colours in it, ``var(--side)`` being that of the side; data stay as they are.
+
+    Data hold names from other people's files, which may look like colours.
+    """
+    own = {f"var(--{name})": colours[dark] for name, colours in PALETTE.items()}
+    own["var(--side)"] = own["var(--b)" if side == "B" else "var(--a)"]
+    return _painted(spec, own)
+
+
+def _painted(spec: Any, own: Mapping[str, str]) -> Any:
+    if isinstance(spec, Mapping):
+        return {name: what if name in DATA else _painted(what, own) for name, what in spec.items()}
+    if isinstance(spec, list | tuple):
+        return [_painted(each, own) for each in spec]
+    return own.get(spec, spec) if isinstance(spec, str) else spec
 
 
 def altair() -> Any:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from engine.rows import RowSource
 
-PIECE_BYTES = 16 * 2**20  # float64 bytes of the rows that are in work at once
+PIECE_BYTES = 16 * 2**20  # float64 bytes of the rows that are in work at once, and of what is made of them
 
 
 class AdapterMap(Protocol):
@@ -58,9 +58,10 @@ class ByAdapter:
 
     @property
     def block_rows(self) -> int:
-        """Adapters of a chunk, about."""
+        """Adapters of a chunk, about; but no more than make `PIECE_BYTES`, however much is made of one of few rows."""
         n_adapters = max(1, self.shape[0])
-        return max(1, min(n_adapters, self.rows.block_rows * n_adapters // max(1, self.rows.shape[0])))
+        of_chunk = self.rows.block_rows * n_adapters // max(1, self.rows.shape[0])
+        return max(1, min(n_adapters, of_chunk, PIECE_BYTES // (8 * self.map.width)))
 
     @property
     def identity(self) -> str:

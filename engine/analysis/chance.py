@@ -10,6 +10,10 @@ therefore taken for a start where
 with c_p the cosine that random vectors of D = r (1 − m)²/var(c) dimensions exceed with probability p:
 ½ I_{1−c²}((D − 1)/2, ½) = p, the distribution of a correlation of independent vectors (Fisher, 1915). p is `CHANCE`
 divided by the number of pairs (Bonferroni).
+
+Where no two adapters have unmatched rows, as where all are of rank 1, nothing is known of chance: rows that keep to one
+direction, or share a large mean, look like one start. Then c_min is at least `UNKNOWN_COSINE`, which only adapters
+that have barely left their start reach.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 # adapters at most 0.12.
 MIN_COSINE = 0.5
 LEAST_COSINE = 0.2  # below it most of either is no common start, and sketches would have to be large
+UNKNOWN_COSINE = 0.95  # asked for where there are no unmatched rows to tell what chance does
 CHANCE = 1e-6  # of one false pair in a matrix of independent adapters
 SAMPLE = 64  # adapters whose unmatched rows are looked at
 SAMPLE_ROWS = 16  # leading rows of each
@@ -35,10 +40,14 @@ SAMPLE_ROWS = 16  # leading rows of each
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
-    """Cosines of unmatched rows of different adapters: their mean (at least 0) and variance."""
+    """Cosines of unmatched rows of different adapters: their mean (at least 0) and variance.
+
+    `known` is False where there are none: then these are those of white rows, and `bar` asks for more.
+    """
 
     mean: float
     variance: float
+    known: bool = True
 
     @property
     def dimensions(self) -> float:
@@ -48,9 +57,10 @@ class Unmatched:
     def bar(self, rank: int, n_adapters: int, min_cosine: float = MIN_COSINE) -> float:
         """The cosine that two adapters must reach whose lower rank is `rank`."""
         rest = 1.0 - self.mean
+        least = min_cosine if self.known else max(min_cosine, UNKNOWN_COSINE)
         chance = CHANCE / max(1.0, n_adapters * (n_adapters - 1) / 2)
         by_chance = exceeded(rank * self.dimensions, chance)
-        return self.mean + rest * max(min_cosine, by_chance)
+        return self.mean + rest * max(least, by_chance)
 
 
 def exceeded(dimensions: float, probability: float) -> float:
@@ -80,5 +90,5 @@ def unmatched(rows: RowSource, seed: int = 0) -> Unmatched:
     apart = (who[:, None] < who) & (which[:, None] != which)
     found = (x @ x.T)[apart]
     if len(found) < 2:
-        return Unmatched(0.0, 1.0 / width)
+        return Unmatched(0.0, 1.0 / width, known=False)
     return Unmatched(max(float(found.mean()), 0.0), max(float(found.var()), 1.0 / width))

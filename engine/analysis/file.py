@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.atomic import write_atomically
+from engine.run import ANALYSIS
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
     from engine.run import MatrixResult, Run
 
 FORMAT = 1
-NAME = "analysis.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,13 @@ class LeverageFigures:
 
 @dataclass(frozen=True, slots=True)
 class MatrixAnalysis:
-    """One matrix; `identity` is that of the rows (`MatrixResult.identity`)."""
+    """One matrix; `identity`, `n_components` and `center` are those of its result, which it speaks of."""
 
     layer: str
     side: str
     identity: str
+    n_components: int
+    center: str
     rules: tuple[RuleAnswer, ...] = ()
     heldout: HeldOutFigures | None = None
     overlap: OverlapFigures | None = None
@@ -126,11 +128,15 @@ class DeltaFigures:
 
 @dataclass(frozen=True, slots=True)
 class LayerAnalysis:
-    """One layer, both sides together; `seeds` is None where nobody looked."""
+    """One layer, both sides together; `seeds` is None where nobody looked.
+
+    `parts` are what was looked at, as `engine.analysis.whole_run.PARTS` has them.
+    """
 
     layer: str
     seeds: SeedFigures | None = None
     delta: DeltaFigures | None = None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +149,17 @@ class Analysis:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, result: MatrixResult) -> MatrixAnalysis | None:
-        """What is known of one finished matrix; None where nothing is, or where it was found from other rows."""
-        for matrix in self.matrices:
-            if (matrix.layer, matrix.side, matrix.identity) == (result.layer, result.side, result.identity):
-                return matrix
+        """What is known of one finished matrix; None where nothing is, or where it was found of another result."""
+        speaks_of = (result.layer, result.side, result.identity, result.n_components, result.center)
+        for m in self.matrices:
+            if (m.layer, m.side, m.identity, m.n_components, m.center) == speaks_of:
+                return m
         return None
 
 
 def analysis_path(run: Run) -> Path:
     """Where the analysis of a run lies."""
-    return Path(run.path) / NAME
+    return Path(run.path) / ANALYSIS
 
 
 def read_analysis(run: Run) -> Analysis | None:
@@ -180,7 +187,7 @@ def read_analysis(run: Run) -> Analysis | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EigenzooError(
-            f"{path}: cannot be read ({error}); delete it, or make it again with `eigenzoo analyse {run.path}`"
+            f"{path}: cannot be read ({error}); make it again with `eigenzoo analyse {run.path} --restart`"
         ) from error
 
 
@@ -193,12 +200,17 @@ def write_analysis(run: Run, analysis: Analysis) -> Path:
         If it cannot be written.
     """
     path = analysis_path(run)
-    document = {"format": FORMAT, **asdict(analysis)}
     try:
-        write_atomically(path, json.dumps(_finite(document), indent=1, allow_nan=False).encode())
+        write_atomically(path, json.dumps(as_document(analysis), indent=1, allow_nan=False).encode())
     except OSError as error:
         raise EigenzooError(f"{path}: cannot be written ({error.strerror}); make the run's folder writable") from error
     return path
+
+
+def as_document(analysis: Analysis) -> dict[str, Any]:
+    """The file's JSON values."""
+    document: dict[str, Any] = _finite({"format": FORMAT, **asdict(analysis)})
+    return document
 
 
 def _matrix(m: Mapping[str, Any]) -> MatrixAnalysis:
@@ -207,6 +219,8 @@ def _matrix(m: Mapping[str, Any]) -> MatrixAnalysis:
         layer=str(m["layer"]),
         side=str(m["side"]),
         identity=str(m["identity"]),
+        n_components=int(m["n_components"]),
+        center=str(m["center"]),
         rules=tuple(
             RuleAnswer(str(r["rule"]), None if r["k"] is None else int(r["k"]), _maybe(r["threshold"]), str(r["note"]))
             for r in m.get("rules", ())
@@ -249,6 +263,7 @@ def _layer(m: Mapping[str, Any]) -> LayerAnalysis:
         delta=None
         if delta is None
         else DeltaFigures(_number(delta["mean"]), _number(delta["worst"]), str(delta["worst_adapter"])),
+        parts=tuple(map(str, m["parts"])),
     )
 
 

@@ -216,8 +216,8 @@ def held_out_error(
             controls = replace(controls, one_per_seed=one_each)
     kept = np.concatenate([[0.0], np.cumsum(outcome.values)])
     inside = [_share(max(outcome.trace - kept[min(each, len(kept) - 1)], 0.0), everything) for each in wanted]
-    with np.errstate(invalid="ignore"):
-        by_adapter = errors[:, at] / totals
+    by_adapter = np.full(len(found), np.nan)
+    np.divide(errors[:, at], totals, out=by_adapter, where=totals > 0)
     return HeldOut(
         k=k,
         errors=by_adapter,
@@ -265,8 +265,9 @@ def held_out(
     Raises
     ------
     EigenzooError
-        If the run has no such matrix, or its zoo is gone; and as `held_out_error`.
+        If the run has no such matrix, its zoo is gone, or it is of rows less their starts; and as `held_out_error`.
     """
+    check_not_subtracted(run)
     zoo = zoo or zoo_of(run)
     rows = rows_of(run, zoo, layer, side)
     found = held_out_error(
@@ -282,6 +283,21 @@ def held_out(
         runner=runner,
     )
     return replace(found, adapters=tuple(zoo.stored[i].record.name for i in places_of(run, zoo, layer)))
+
+
+def check_not_subtracted(run: Run) -> None:
+    """Refuse a run of rows less their starts: the mean of a set holds each of its members, also the one held out.
+
+    Raises
+    ------
+    EigenzooError
+        With what to do.
+    """
+    if run.record.settings.seeds == "subtract":
+        raise EigenzooError(
+            f"{run.path}: a run of rows less their starts (--seeds subtract); a start is the mean of a set, and holds "
+            "who is held out too; fit one with --seeds one-each"
+        )
 
 
 def powers_below(k: int) -> list[int]:

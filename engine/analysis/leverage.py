@@ -7,7 +7,7 @@ the zoo's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ def shares(rows: RowSource, subspace: Subspace) -> Shares:
 
 
 def leverage(
-    run: Run, *, zoo: Zoo | None = None, layers: str = "*", share: float = 0.5, times: float = 3.0
+    run: Run, *, zoo: Zoo | None = None, layers: str | Collection[str] = "*", share: float = 0.5, times: float = 3.0
 ) -> list[Leverage]:
     """The adapters that dominate a component of a run, by falling share.
 
@@ -98,8 +98,8 @@ def leverage(
         Of either space.
     zoo : Zoo, optional
         By default the one that the run was made from, as it is now.
-    layers : str
-        A glob over layer names; several may be given with commas.
+    layers : str or collection of str
+        A glob over layer names, several may be given with commas; or the names themselves.
     share, times : float
         An adapter dominates a component with more than this share of its energy that is more than so many times its
         fair share: of two or three adapters none is named for having a half.

@@ -37,6 +37,7 @@ from engine.analysis.by_adapter import ByAdapter
 from engine.backends import choose, get_backend
 from engine.delta import rows_in
 from engine.reductions.pair_traces import PairTraces, TraceSums, pair_traces_bytes
+from engine.runners.partition import read_rows
 from engine.runners.serial import SerialRunner
 from ingest.errors import EigenzooError
 
@@ -137,7 +138,8 @@ def overlap(
     Notes
     -----
     One read of the rows; O(n_rows · width · min(n_rows, width)) time and four times
-    8 · width · min(n_rows, width) bytes. The same for any gauge (B G⁻¹, G A).
+    8 · width · min(n_rows, width) bytes, beside blocks of 16 MiB, or of one adapter of the highest rank. The same for
+    any gauge (B G⁻¹, G A).
     """
     rows = _rows(zoo, layer, side, space, members)
     return overlap_of(rows, space=space, device=device, runner=runner)
@@ -216,11 +218,13 @@ def _rows(zoo: Zoo, layer: str, side: str, space: str, members: Iterable[int] | 
 
 def _work(rows: RowSource, space: str, device: str, runner: Runner) -> tuple[PairTraces, ByAdapter]:
     n_rows, width = rows.shape
-    runner.check_memory(pair_traces_bytes(n_rows, width), "overlap")
     rank = int(np.diff(rows.offsets).max(initial=1))
     made = Bases(width, rank) if space == "factor" else Energies(width, rank)
+    adapters = ByAdapter(rows, made)
+    read = min(adapters.shape[0], read_rows(adapters.block_rows, made.width, adapters.dtype.itemsize))
+    runner.check_memory(pair_traces_bytes(n_rows, width, read * made.width * adapters.dtype.itemsize), "overlap")
     backend = get_backend(choose(device))
-    return PairTraces(rank, width, n_rows, backend), ByAdapter(rows, made)
+    return PairTraces(rank, width, n_rows, backend), adapters
 
 
 def _overlap(sums: TraceSums, width: int) -> Overlap:

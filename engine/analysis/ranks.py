@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.analysis.run_rows import rows_of, zoo_of
+from engine.analysis.seed_rows import SeedChoice, parse_seeds
 from engine.rank.choice import RankChoice, RankRule
 from engine.rank.compare import answer
 from engine.rank.gavish_donoho import GavishDonoho
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ingest.store.reader import Zoo
 
 _IN_DELTA = KnownNoise(None, "the level of a factor's random start, which ΔW does not have")
+_SUBTRACTED = KnownNoise(None, "the level of the random start, which seeds 'subtract' took from the rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def ranks_of(
             if isinstance(rule, Parallel) and zoo is not None:
                 choices[rule.name] = _parallel(run, zoo, result, subspace, rule, runner, device)
             else:
-                choices[rule.name] = answer(spectrum, _resolved(rule, zoo, result))
+                choices[rule.name] = answer(spectrum, _resolved(rule, run, zoo, result))
         yield MatrixRanks(result, choices, whiteness(spectrum, answer(spectrum, GavishDonoho()).k or 0))
 
 
@@ -93,12 +95,23 @@ def needs_zoo(rule: RankRule) -> bool:
     return isinstance(rule, Parallel) or (isinstance(rule, GavishDonoho) and rule.init and rule.noise is None)
 
 
-def _resolved(rule: RankRule, zoo: Zoo | None, result: MatrixResult) -> RankRule:
+def _members(run: Run, zoo: Zoo, result: MatrixResult) -> list[int] | KnownNoise | None:
+    """Whose random start a matrix is from (None: all that are live), or why it has none."""
+    settings = run.record.settings
+    if settings.space != "factor":
+        return _IN_DELTA
+    if parse_seeds(settings.seeds).kind == "subtract":
+        return _SUBTRACTED
+    return SeedChoice(zoo, settings.seeds, settings.space).members(result.layer)
+
+
+def _resolved(rule: RankRule, run: Run, zoo: Zoo | None, result: MatrixResult) -> RankRule:
     """A rule that asks for the level of the random start, with it."""
     if zoo is None or not isinstance(rule, GavishDonoho) or not rule.init:
         return rule
     try:
-        known = known_noise(zoo, result.layer, result.side) if result.space == "factor" else _IN_DELTA
+        whose = _members(run, zoo, result)
+        known = whose if isinstance(whose, KnownNoise) else known_noise(zoo, result.layer, result.side, whose)
     except EigenzooError as problem:
         known = KnownNoise(None, str(problem))
     return GavishDonoho(known.sigma, init=True, why=known.why)
@@ -119,7 +132,8 @@ def _parallel(
             return RankChoice(None, None, rule.name, "the zoo's rows changed since the fit; fit the run again")
         levels = None
         if rule.null == "init":
-            found = row_levels(zoo, result.layer, result.side) if result.space == "factor" else _IN_DELTA
+            whose = _members(run, zoo, result)
+            found = whose if isinstance(whose, KnownNoise) else row_levels(zoo, result.layer, result.side, whose)
             if isinstance(found, KnownNoise):
                 return RankChoice(None, None, rule.name, found.why)
             levels = found

@@ -13,13 +13,13 @@ digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from engine.analysis.run_rows import zoo_of
+from engine.analysis.run_rows import places_of, zoo_of
 from engine.delta import paired_rows
 from ingest.errors import EigenzooError
 
@@ -127,9 +127,9 @@ class Projection(NamedTuple):
 
 
 def reconstruction(
-    run: Run, *, zoo: Zoo | None = None, layers: str = "*", k: KByMatrix | None = None
+    run: Run, *, zoo: Zoo | None = None, layers: str | Collection[str] = "*", k: KByMatrix | None = None
 ) -> Reconstruction:
-    """The error with which a run's subspaces give back every adapter that its zoo has now.
+    """The error with which a run's subspaces give back every adapter that it fits, as its zoo has it now.
 
     Parameters
     ----------
@@ -137,8 +137,8 @@ def reconstruction(
         Of either space.
     zoo : Zoo, optional
         By default the one that the run was made from.
-    layers : str
-        A glob over layer names; several may be given with commas.
+    layers : str or collection of str
+        A glob over layer names, several may be given with commas; or the names themselves.
     k : mapping, optional
         ``{layer: {side: K}}``: use only the first K components; by default all that are kept.
 
@@ -149,22 +149,30 @@ def reconstruction(
     Raises
     ------
     EigenzooError
-        If the zoo is gone, no layer matches, or fewer than K components are kept.
+        If the zoo is gone, no layer matches, fewer than K components are kept, or the run is of rows less their
+        starts, which are not kept.
 
     Notes
     -----
     One read of both sides; O(Σ ranks · width · K) time; memory of one batch of adapters (`PairedRows.read_bytes`) and
     its products, and the components of one layer.
     """
+    if run.record.settings.seeds == "subtract":
+        raise EigenzooError(
+            f"{run.path}: a run of rows less their random starts, which it does not keep; give one of another --seeds"
+        )
     zoo = zoo or zoo_of(run)
     return Reconstruction(run.record.settings.space, tuple(_layers(run, zoo, layers, k)))
 
 
-def _layers(run: Run, zoo: Zoo, layers: str, k: KByMatrix | None) -> Iterator[LayerError]:
+def _layers(run: Run, zoo: Zoo, layers: str | Collection[str], k: KByMatrix | None) -> Iterator[LayerError]:
     for layer, sides in chosen(run, layers).items():
         wanted = None if k is None else k.get(layer, {})
         projections = {side: _projection(run, layer, side, wanted) for side in sides}
-        pair = paired_rows(zoo, layer)
+        places = places_of(run, zoo, layer)
+        if not places:
+            raise EigenzooError(f"{zoo.path}: no adapter of the run has {layer} any more; run `eigenzoo fit` again")
+        pair = paired_rows(zoo, layer, list(places))
         names = tuple(zoo.stored[i].record.name for i in pair.members.tolist())
         found = pair_errors(pair, projections.get("A"), projections.get("B"))
         used = {side: len(p.components) for side, p in projections.items()}
@@ -176,8 +184,8 @@ def _layers(run: Run, zoo: Zoo, layers: str, k: KByMatrix | None) -> Iterator[La
             yield LayerError(layer, used, a, b, Errors(names, *found.delta))
 
 
-def chosen(run: Run, layers: str = "*") -> dict[str, list[str]]:
-    """The finished layers of a run that match a glob, each with its sides.
+def chosen(run: Run, layers: str | Collection[str] = "*") -> dict[str, list[str]]:
+    """The finished layers of a run that match a glob, or are among the names, each with its sides.
 
     Raises
     ------
@@ -186,10 +194,11 @@ def chosen(run: Run, layers: str = "*") -> dict[str, list[str]]:
     """
     import fnmatch
 
-    globs = [g.strip() for g in layers.split(",") if g.strip()]
+    globs = [g.strip() for g in layers.split(",") if g.strip()] if isinstance(layers, str) else []
     found: dict[str, list[str]] = {}
     for m in run.matrices:
-        if any(fnmatch.fnmatchcase(m.layer, glob) for glob in globs):
+        named = not isinstance(layers, str) and m.layer in layers
+        if named or any(fnmatch.fnmatchcase(m.layer, glob) for glob in globs):
             found.setdefault(m.layer, []).append(m.side)
     if not found:
         raise EigenzooError(f"{run.path}: no finished layer matches {layers!r}; `eigenzoo rank` lists what there is")

@@ -1,4 +1,4 @@
-"""Independent pieces of work on one machine: one core each while there are as many, all cores for the last one."""
+"""Independent pieces of work on one machine, as many at a time as there are cores and as memory holds."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def side_by_side(jobs: Sequence[Callable[[], T]], device: str = "auto") -> Iterator[tuple[int, T]]:
+def side_by_side(jobs: Sequence[Callable[[], T]], device: str = "auto", nbytes: int = 0) -> Iterator[tuple[int, T]]:
     """Do all of them, in threads; yields each one's place and result as they come.
 
     Parameters
     ----------
     jobs : functions without arguments, whose time goes into BLAS and LAPACK.
-    device : whose library is held to one thread per job: threads of small products wait for one another, and on a busy
-        machine for much longer than the products take.
+    device : whose library is held to one thread per job where there are several: threads of small products wait for one
+        another, and on a busy machine for much longer than the products take. On a GPU there is one job at a time.
+    nbytes : what a job needs; so many are done at a time as four fifths of the free memory hold, but always one.
 
     Notes
     -----
-    Whatever a job raises ends all of it; jobs that are under way are waited for. Memory: that of as many jobs as cores.
+    Whatever a job raises ends all of it; jobs that are under way are waited for. A job has one core, the last one too.
     """
+    from engine.backends import choose
+
     workers = min(len(os.sched_getaffinity(0)), len(jobs))
+    if nbytes and workers > 1:
+        import psutil
+
+        workers = min(workers, int(psutil.virtual_memory().available * 0.8) // nbytes)
+    if choose(device).startswith(("cuda", "cupy")):
+        workers = 1
     if workers <= 1:
         for place, job in enumerate(jobs):
             yield place, job()

@@ -51,9 +51,12 @@ class Similarity:
     def cosine(self) -> NDArray[np.float64]:
         """(N, N), ⟨ΔWₛ, ΔWₜ⟩ / (‖ΔWₛ‖ ‖ΔWₜ‖), as a new array; 0 with an adapter that changes nothing."""
         norms = np.where(self.norms > 0, self.norms, np.inf)
-        out = self.gram / norms[:, None] / norms
+        out = self.gram.copy()
+        for row, norm in zip(out, norms, strict=True):  # by norms' product, which is symmetric to the last bit
+            row /= norm * norms
+        np.clip(out, -1.0, 1.0, out=out)
         np.fill_diagonal(out, np.where(np.isfinite(norms), 1.0, 0.0))
-        return np.asarray(np.clip(out, -1.0, 1.0))
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +91,8 @@ def similarity(zoo: Zoo, layers: Sequence[str] | None = None) -> Similarity:
 
     Notes
     -----
-    O(N²) memory for the result, and four tiles of rows; O((Σ ranks)² · (in + out)) time per layer, and (Σ ranks)/1024
-    reads of its rows.
+    O(N²) memory for the result alone, and four tiles of rows; O((Σ ranks)² · (in + out)) time per layer, and
+    (Σ ranks)/1024 reads of its rows.
     """
     wanted = tuple(zoo.layers if layers is None else layers)
     if not wanted:
@@ -101,25 +104,35 @@ def similarity(zoo: Zoo, layers: Sequence[str] | None = None) -> Similarity:
     for layer in wanted:
         pair = paired_rows(zoo, layer)
         at = place[pair.members]
-        gram[np.ix_(at, at)] += pair_gram(pair)
+        _add_pair(gram, pair, at)
     return Similarity(tuple(zoo.stored[i].record.name for i in live), wanted, gram)
 
 
 def pair_gram(pair: PairedRows) -> NDArray[np.float64]:
     """⟨ΔWₛ, ΔWₜ⟩ of one layer, (n_adapters, n_adapters) float64."""
-    offsets, n = pair.offsets, len(pair.offsets) - 1
+    n = len(pair.offsets) - 1
     out = np.zeros((n, n))
+    _add_pair(out, pair, np.arange(n))
+    return out
+
+
+def _add_pair(gram: NDArray[np.float64], pair: PairedRows, at: NDArray[np.int64]) -> None:
+    """Add a layer's inner products to `gram`, in the places `at` of its adapters, tile by tile."""
+    offsets, scales, n = pair.offsets, pair.scales, len(pair.offsets) - 1
     tiles = list(batches(offsets, 0, n, _TILE_ROWS))
-    for at, (first, stop) in enumerate(tiles):
+    for number, (first, stop) in enumerate(tiles):
         left = pair.read(first, stop)
-        for begin, end in tiles[at:]:
+        for begin, end in tiles[number:]:
             right = left if begin == first else pair.read(begin, end)
             both = (left[0] @ right[0].T) * (left[1] @ right[1].T)
             summed = np.add.reduceat(both, offsets[first:stop] - offsets[first], axis=0)
             tile = np.add.reduceat(summed, offsets[begin:end] - offsets[begin], axis=1)
-            out[first:stop, begin:end] = (tile + tile.T) / 2 if begin == first else tile  # symmetric to the last bit
-            out[begin:end, first:stop] = out[first:stop, begin:end].T
-    return out * np.multiply.outer(pair.scales, pair.scales)
+            tile *= np.multiply.outer(scales[first:stop], scales[begin:end])
+            if begin == first:
+                gram[np.ix_(at[first:stop], at[first:stop])] += (tile + tile.T) / 2  # symmetric to the last bit
+            else:
+                gram[np.ix_(at[first:stop], at[begin:end])] += tile
+                gram[np.ix_(at[begin:end], at[first:stop])] += tile.T
 
 
 def clusters(found: Similarity, *, min_cosine: float = 0.5) -> Clusters:
@@ -148,9 +161,12 @@ def clusters(found: Similarity, *, min_cosine: float = 0.5) -> Clusters:
     n = len(found.adapters)
     if n < 2:
         return Clusters(tuple((name,) for name in found.adapters), np.empty((0, 4)), min_cosine)
-    distance = np.maximum(1.0 - found.cosine, 0.0)
+    distance = found.cosine
+    np.subtract(1.0, distance, out=distance)  # not below 0, as no cosine is above 1
     np.fill_diagonal(distance, 0.0)
-    tree = linkage(squareform((distance + distance.T) / 2, checks=False), method="average")
+    pairs = squareform(distance, checks=False)
+    del distance
+    tree = linkage(pairs, method="average")
     groups: dict[int, list[str]] = {}
     for name, label in zip(found.adapters, fcluster(tree, 1.0 - min_cosine, criterion="distance"), strict=True):
         groups.setdefault(int(label), []).append(name)

@@ -69,7 +69,7 @@ def shared_starts(
         (n_rows, width), an adapter's rows between two of its `offsets`.
     min_cosine : float, default 0.5
         The least cosine of two adapters of a group, from 0.2 to below 1; more is asked where independent adapters may
-        be as alike (`engine.analysis.chance`).
+        be as alike, and 0.95 where all have but one row, so that nothing tells (`engine.analysis.chance`).
     seed : int
         Of the sketches, and of the adapters that are looked at for what chance does.
     runner : Runner, optional

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,23 +45,38 @@ class ChosenRows:
         self.location = str(getattr(rows, "location", "") or rows.identity)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows start … stop − 1, of what was chosen; adapters that are neighbours are read at once."""
+        """Rows start … stop − 1, of what was chosen."""
         out = np.empty((stop - start, self.shape[1]), self.dtype)
-        at = start
-        while at < stop:
-            i = int(np.searchsorted(self.offsets, at, side="right")) - 1
-            first = int(self._begin[i] + at - self.offsets[i])
-            last = i + 1
-            while last < len(self._begin) and self.offsets[last] < stop and self._follows(last):
-                last += 1
-            end = min(stop, int(self.offsets[last]))
-            out[at - start : end - start] = self._rows.read(first, first + end - at)
-            at = end
+        for first, last, wanted in self._spans(start, stop):
+            block = self._rows.read(first, last)
+            for at, row, size in wanted:
+                out[at - start : at - start + size] = block[row - first : row - first + size]
+            del block  # before the next is read
         return out
 
-    def _follows(self, i: int) -> bool:
-        """Whether adapter i's rows lie right behind those of the one before it."""
-        return bool(self._begin[i] == self._begin[i - 1] + self.offsets[i] - self.offsets[i - 1])
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
+        """What is read at once: rows first … last − 1, and what is wanted of them (place, row, how many rows).
+
+        Neighbours; and adapters with others between them that lie in the same chunk, which a compressed store decodes
+        whole for each read. What is read in vain is less than a chunk.
+        """
+        chunk, in_vain, first, last = max(1, self.block_rows), 0, 0, 0
+        wanted: list[tuple[int, int, int]] = []
+        i, at = int(np.searchsorted(self.offsets, start, side="right")) - 1, start
+        while at < stop:
+            row, size = int(self._begin[i] + at - self.offsets[i]), min(stop, int(self.offsets[i + 1])) - at
+            gap = row - last
+            if wanted and gap == 0:
+                wanted[-1] = (*wanted[-1][:2], wanted[-1][2] + size)
+            else:
+                if wanted and not (0 < gap < chunk - in_vain and row // chunk == (last - 1) // chunk):
+                    yield first, last, wanted
+                    wanted = []
+                first, in_vain = (first, in_vain + gap) if wanted else (row, 0)
+                wanted.append((at, row, size))
+            i, at, last = i + 1, at + size, row + size
+        if wanted:
+            yield first, last, wanted
 
 
 class WholeAdapters:

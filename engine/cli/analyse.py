@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,6 +36,7 @@ def analyse(
     json: Json = False,
 ) -> None:
     """Find what is shared by seed, what generalises, who dominates; `report` shows it."""
+    from engine.analysis.file import as_document
     from engine.analysis.whole_run import LEAVE_ONE_OUT, PARTS
     from engine.analysis.whole_run import analyse as analyse_run
     from engine.backends import DEVICES, form_of
@@ -58,7 +58,7 @@ def analyse(
             progress=lambda done, total, last: meter.update(done, total, printable(last)),
         )
     if json:
-        emit_json(asdict(found))
+        emit_json(as_document(found))
     else:
         _print(found)
     say(f"`eigenzoo report {run}` shows it")

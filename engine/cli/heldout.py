@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,9 +41,10 @@ def heldout(
     json: Json = False,
 ) -> None:
     """Reconstruct adapters by the subspace of the others, beside what chance would do."""
-    from engine.analysis.heldout import held_out
+    from engine.analysis.heldout import check_not_subtracted, held_out
     from engine.analysis.run_rows import check_rows, zoo_of
     from engine.analysis.side_by_side import side_by_side
+    from engine.analysis.whole_run import MATRIX_STATES
     from engine.backends import DEVICES, form_of
     from engine.selection import SIDES
 
@@ -50,6 +52,7 @@ def heldout(
     one_of("--device", form_of(device), DEVICES)
     number = parse_folds(folds)
     opened = open_run_here(run)
+    check_not_subtracted(opened)
     zoo = zoo_of(opened)
     chosen = [m for m in opened.matrices if side in ("both", m.side) and _matches(m.layer, layers)]
     if not chosen:
@@ -73,10 +76,11 @@ def heldout(
             zoo=zoo,
         )
 
+    nbytes = MATRIX_STATES * 8 * max(m.width for m in chosen) ** 2
     errors: dict[int, HeldOut] = {}
     with Meter("held out", "matrices") as meter:
         meter.update(0, len(chosen), "")
-        for place, each in side_by_side([job(m) for m in chosen], device):
+        for place, each in side_by_side([job(m) for m in chosen], device, nbytes):
             errors[place] = each
             meter.update(len(errors), len(chosen), f"{chosen[place].layer} {chosen[place].side}")
     found = [(m.layer, m.side, errors[place]) for place, m in enumerate(chosen)]
@@ -118,7 +122,7 @@ def groups_of(run: Run, zoo: Zoo, layer: str) -> list[list[int]]:
 
 
 def heldout_json(layer: str, side: str, each: HeldOut) -> dict[str, Any]:
-    """One matrix as `heldout --json` gives it."""
+    """One matrix as `heldout --json` gives it; what is no finite number is null."""
     controls = each.controls
     worst = each.worst
     return {
@@ -130,20 +134,20 @@ def heldout_json(layer: str, side: str, each: HeldOut) -> dict[str, Any]:
         "center": each.center,
         "method": each.method,
         "k": each.k,
-        "in_sample": each.in_sample,
-        "error": each.total,
-        "explained": each.explained,
+        "in_sample": _number(each.in_sample),
+        "error": _number(each.total),
+        "explained": _number(each.explained),
         "mean": _number(each.mean),
         "median": _number(each.median),
-        "worst": None if worst is None else float(each.errors[worst]),
+        "worst": None if worst is None else _number(each.errors[worst]),
         "worst_adapter": _worst(each),
-        "mean_only": controls.mean_only,
-        "random_basis": controls.random_basis,
-        "null": controls.null,
-        "one_per_seed": controls.one_per_seed,
+        "mean_only": _number(controls.mean_only),
+        "random_basis": _number(controls.random_basis),
+        "null": _number(controls.null),
+        "one_per_seed": _number(controls.one_per_seed),
         "n_per_seed": controls.n_per_seed,
-        "curve": [list(point) for point in each.curve],
-        "in_sample_curve": [list(point) for point in each.in_sample_curve],
+        "curve": [[k, _number(error)] for k, error in each.curve],
+        "in_sample_curve": [[k, _number(error)] for k, error in each.in_sample_curve],
         "solved_whole": each.n_whole,
         "refitted": each.n_refits,
     }
@@ -161,8 +165,8 @@ def _worst(each: HeldOut) -> str:
     return each.adapters[each.worst] if each.worst is not None and each.adapters else ""
 
 
-def _number(value: float) -> float | None:
-    return value if value == value else None  # JSON knows no NaN
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)  # JSON has no others
 
 
 def _matches(layer: str, globs: str) -> bool:

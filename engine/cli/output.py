@@ -109,9 +109,9 @@ class Meter:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),  # it may hold a name from outside
             TimeRemainingColumn(),
         )
         bar = Progress(*columns, console=Console(stderr=True))
@@ -120,13 +120,13 @@ class Meter:
         return bar
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """`done` of `total`, with a remark."""
+        """`done` of `total`, with a remark, which is made printable."""
         now = time.monotonic()
         if not self._begin:
             self._begin = self._told = now
         rate = done / max(now - self._begin, 1e-9)
         shown = f"{size(rate)}/s" if self._unit == "bytes" else f"{rate:.1f} {self._unit}/s"
-        text = f"{shown}{', ' if note else ''}{note}"
+        text = f"{shown}{', ' if note else ''}{printable(note)}"
         if sys.stderr.isatty():
             self._bar = self._bar or self._started()
             self._bar.update(self._task, completed=done, total=total, note=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,11 +85,27 @@ def compared(run: Run, rules: Sequence[RankRule], device: str) -> list[MatrixRan
         return list(ranks_of(run, rules))
     found: list[MatrixRanks] = []
     total = len(run.matrices)
-    with ThreadsRunner() as runner, Meter("rank", "matrices") as meter:
+    with ThreadsRunner(threads_for(run, device)) as runner, Meter("rank", "matrices") as meter:
         for each in ranks_of(run, rules, runner=runner, device=device):
             found.append(each)
             meter.update(len(found), total, f"{each.result.layer} {each.result.side}")
     return found
+
+
+def threads_for(run: Run, device: str) -> int:
+    """Draws that are made side by side: one per core, and no more than there is memory for."""
+    import psutil
+
+    from engine.plan.matrix import matrix_stored
+    from engine.rank.parallel import draw_bytes
+
+    needed = 1
+    for each in run.matrices:
+        stored = matrix_stored(each.rows, each.width, "float32")
+        read = stored.block_rows * stored.width * stored.itemsize
+        needed = max(needed, read + draw_bytes(each.rows, each.width, stored.block_rows, device))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(psutil.virtual_memory().available * 0.8) // needed))
 
 
 def print_side_by_side(run: Run, found: Sequence[MatrixRanks], json: bool) -> None:

@@ -13,6 +13,7 @@ Nadler, "Determining the number of components in a factor model from limited noi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,15 +51,18 @@ def bulk_edge(singular_values: ArrayLike, shape: tuple[int, int], noise: float |
     Raises
     ------
     EigenzooError
-        For a truncated spectrum without `noise`, and for values that are negative or not finite.
+        For a truncated spectrum without `noise`, a noise level that is not positive, and values that are negative or
+        not finite.
 
     Notes
     -----
     O(min(shape) log min(shape)). Symmetric in transposition; scales with the values.
     """
+    if noise is not None and not (math.isfinite(noise) and noise > 0):
+        raise EigenzooError(f"{NAME}: noise must be positive, got {noise}; leave it out if unknown")
     values = checked(singular_values, shape, NAME)
     short = min(shape)
-    if noise is None and len(values) < short:
+    if len(values) < short and (noise is None or not len(values)):
         raise EigenzooError(
             f"{NAME}: got {len(values)} singular values of a {shape[0]} × {shape[1]} matrix, {short} are needed; "
             "give the whole spectrum, or the noise"

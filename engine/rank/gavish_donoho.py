@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.rank.choice import RankChoice, exactly
+from engine.rank.level import values_of
 from engine.rank.marchenko_pastur import marchenko_pastur_median
 from engine.rank.whiteness import not_white
 from ingest.errors import EigenzooError
@@ -156,10 +157,7 @@ class GavishDonoho:
             if not spectrum.noise:
                 return RankChoice(None, None, self.name, "the singular values known leave no noise to measure")
             noise, notes = spectrum.noise, [f"noise by {spectrum.noise_from}"]
-        values = spectrum.singular_values
-        if spectrum.following:
-            values = np.append(values, min(spectrum.following, float(values[-1])))
-        choice = gavish_donoho(values, spectrum.effective_shape, noise)
+        choice = gavish_donoho(values_of(spectrum), spectrum.effective_shape, noise)
         notes += [note for note in (choice.note, not_white(spectrum, choice.k)) if note]
         left_out = spectrum.n_zero_variance_columns
         if left_out:

@@ -3,11 +3,13 @@
 Trained A stays close to its random start, and B starts at zero, so on side A the level of the noise is known:
 
 - peft, `init_lora_weights` true or absent: `kaiming_uniform_(a=√5)`, variance 1/(3 · fan_in), the fan-in being the
-  width of side A, kernel included. false or null leaves torch's own start of a linear layer, which is the same.
+  width of side A, kernel included.
+- peft, false or null: torch's own start of both linear layers, by the same formula; B does not start at zero then, but
+  with variance 1/(3 · rank), its fan-in being the rank.
 - peft, "gaussian": normal of standard deviation 1/r. So draw diffusers' own training scripts (`LoRALinearLayer`, and
   since 0.20 peft's "gaussian") and cloneofsimo's; their files carry no configuration, or one in their metadata.
 - kohya's sd-scripts (`networks.lora` in the metadata): `kaiming_uniform_(a=√5)`.
-- An embedding is the other way round: A starts at zero, B as N(0, 1).
+- An embedding is the other way round: A starts at zero, B as N(0, 1); with false or null both as N(0, 1).
 - pissa, olora, eva, corda, loftq, orthogonal and the like take their start from the base, or from data: unknown.
 
 One level is all that a rule can use. Starts of several levels in one matrix (as 1/r gives where ranks differ) are noise
@@ -20,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ingest.store.catalog import LayerRecord
     from ingest.store.reader import Zoo
 
-KAIMING, GAUSSIAN = "kaiming-uniform", "gaussian"
+KAIMING, GAUSSIAN, TORCH = "kaiming-uniform", "gaussian", "torch's own"
 AGREE = 0.01  # levels further apart are not one
 _METADATA_KEY = "lora_adapter_metadata"
 _BY_FORMAT = {"diffusers": GAUSSIAN, "cloneofsimo": GAUSSIAN}
@@ -60,7 +62,7 @@ class KnownNoise:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How an adapter's side A was drawn: by `KAIMING` or `GAUSSIAN`, per component of a pipeline ("" for all).
+    """How an adapter was drawn: by `KAIMING`, `GAUSSIAN` or `TORCH`, per component of a pipeline ("" for all).
 
     Where that is unknown, the law is "" and `why` says what its files say.
     """
@@ -74,7 +76,7 @@ class Start:
         return by_component.get(layer.partition(".")[0], by_component.get("", ""))
 
 
-def known_noise(zoo: Zoo, layer: str, side: str) -> KnownNoise:
+def known_noise(zoo: Zoo, layer: str, side: str, members: Collection[int] | None = None) -> KnownNoise:
     """The noise level of one matrix of a zoo, from its adapters' configurations and metadata.
 
     Parameters
@@ -82,6 +84,7 @@ def known_noise(zoo: Zoo, layer: str, side: str) -> KnownNoise:
     zoo : Zoo
     layer : canonical name.
     side : "A" or "B".
+    members : ordinals of the adapters whose rows are meant; by default all that are live.
 
     Returns
     -------
@@ -98,10 +101,7 @@ def known_noise(zoo: Zoo, layer: str, side: str) -> KnownNoise:
     The first call reads the texts of all adapters, which are parsed once for each different text; every call costs
     O(adapters of the layer).
     """
-    record = zoo.layer(layer)
-    if (nothing := _starts_at_zero(record, side)) is not None:
-        return KnownNoise(None, nothing)
-    levels = _levels(zoo, record, side)
+    levels = _levels(zoo, zoo.layer(layer), side, members)
     if levels.unknown:
         most, count = levels.unknown.most_common(1)[0]
         total = sum(levels.unknown.values())
@@ -110,6 +110,10 @@ def known_noise(zoo: Zoo, layer: str, side: str) -> KnownNoise:
     variances, ranks = levels.variances, levels.ranks
     if not len(variances):
         return KnownNoise(None, "the matrix has no rows")
+    if zeros := int(np.count_nonzero(variances == 0)):
+        some = f" for {zeros} of {levels.n_adapters} adapters" if zeros < levels.n_adapters else ""
+        where = " in an embedding" if side == "A" else ""
+        return KnownNoise(None, f"{side} starts at zero{where}{some}, so no noise is known of it")
     low, high = math.sqrt(float(variances.min())), math.sqrt(float(variances.max()))
     if high > low * (1 + AGREE):
         span = f"from {low:.3g} to {high:.3g}"
@@ -118,14 +122,13 @@ def known_noise(zoo: Zoo, layer: str, side: str) -> KnownNoise:
     return KnownNoise(sigma, f"noise {sigma:.4g} as the adapters' random start ({', '.join(levels.laws)})")
 
 
-def row_levels(zoo: Zoo, layer: str, side: str) -> NDArray[np.float64] | KnownNoise:
+def row_levels(
+    zoo: Zoo, layer: str, side: str, members: Collection[int] | None = None
+) -> NDArray[np.float64] | KnownNoise:
     """The standard deviation of every row's random start, (n_rows,); or why it is not known."""
-    record = zoo.layer(layer)
-    if (nothing := _starts_at_zero(record, side)) is not None:
-        return KnownNoise(None, nothing)
-    levels = _levels(zoo, record, side)
-    if levels.unknown or not len(levels.ranks):
-        return known_noise(zoo, layer, side)
+    levels = _levels(zoo, zoo.layer(layer), side, members)
+    if levels.unknown or not levels.variances.all() or not len(levels.ranks):
+        return known_noise(zoo, layer, side, members)
     return np.repeat(np.sqrt(levels.variances), levels.ranks)
 
 
@@ -180,19 +183,18 @@ def _of_metadata(text: str) -> Start:
 def _law(init: Any) -> tuple[str, str]:
     """The law that `init_lora_weights` names, or "" and what it says."""
     name = str(init).lower()
-    if name in ("true", "false", "none", ""):
+    if name in ("false", "none", ""):
+        return TORCH, ""
+    if name == "true":
         return KAIMING, ""
     return (GAUSSIAN, "") if name == "gaussian" else ("", f"init_lora_weights {name[:40]!r}")
 
 
-def _starts_at_zero(record: LayerRecord, side: str) -> str | None:
-    if (record.kind == "embedding") == (side == "A"):
-        return f"{side} starts at zero{' in an embedding' if side == 'A' else ''}, so no noise is known of it"
-    return None
-
-
 class _Levels(NamedTuple):
-    """Of one matrix: each adapter's variance and rank, the laws met, and what is said by how many without one."""
+    """Of one matrix: each adapter's variance and rank, the laws met, and what is said by how many without one.
+
+    A variance of 0 is that of a start at zero.
+    """
 
     n_adapters: int
     variances: NDArray[np.float64]
@@ -201,26 +203,33 @@ class _Levels(NamedTuple):
     unknown: Counter[str]
 
 
-def _levels(zoo: Zoo, record: LayerRecord, side: str) -> _Levels:
+def _levels(zoo: Zoo, record: LayerRecord, side: str, members: Collection[int] | None) -> _Levels:
     entries = zoo.entries(record)
     starts = _starts(zoo)
-    live = np.array([i in starts.by_ordinal for i in entries["adapter"].tolist()], bool)
-    entries = entries[live]
+    meant = starts.by_ordinal.keys() if members is None else starts.by_ordinal.keys() & set(members)
+    entries = entries[np.array([i in meant for i in entries["adapter"].tolist()], bool)]
     ranks = entries["rank"].astype(np.int64)
-    if record.kind == "embedding":
-        return _Levels(len(entries), np.ones(len(entries)), ranks, ("N(0, 1) of an embedding",), Counter())
     which = np.array([starts.by_ordinal[i] for i in entries["adapter"].tolist()], np.int64)
-    fan_in = math.prod(record.a_shape)
     laws = [start.law(record.layer) for start in starts.kinds]
-    gaussian = np.array([law == GAUSSIAN for law in laws], bool)[which]
-    variances = np.where(gaussian, 1.0 / ranks**2, 1.0 / (3 * fan_in))
+    variances = _variances(record, side, np.array(laws, np.str_)[which], ranks)
     counts = np.bincount(which, minlength=len(laws))
     unknown = Counter[str]()
     for start, law, count in zip(starts.kinds, laws, counts.tolist(), strict=True):
         if not law and count:
             unknown[start.why or "no component of that name"] += count
     met = tuple(sorted({law for law, count in zip(laws, counts.tolist(), strict=True) if law and count}))
+    if record.kind == "embedding":
+        met = ("N(0, 1) of an embedding",)
     return _Levels(len(entries), variances, ranks, met, unknown)
+
+
+def _variances(record: LayerRecord, side: str, laws: NDArray[np.str_], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of an entry of each adapter's start, by its law."""
+    if record.kind == "embedding":
+        return np.where((side == "B") | (laws == TORCH), 1.0, 0.0)
+    if side == "B":
+        return np.where(laws == TORCH, 1.0 / (3 * ranks), 0.0)
+    return np.where(laws == GAUSSIAN, 1.0 / ranks**2, 1.0 / (3 * math.prod(record.a_shape)))
 
 
 class _Starts(NamedTuple):

@@ -28,6 +28,7 @@ import numpy as np
 from engine.backends import choose, get_backend
 from engine.eigen import SMALLEST
 from engine.fitting import fit_reduction
+from engine.memory import dual_task_bytes, moments_task_bytes
 from engine.rank.choice import RankChoice
 from engine.rank.needs_rows import DRAWS, NULLS, Parallel
 from engine.reductions.dual import Dual
@@ -152,9 +153,13 @@ class LargestValue:
             gram = self.matrix.gram(state, centred=self.centred)[0]
         else:
             gram = state.scatter if self.centred else self.matrix.gram(state)
+        size = float(b.diagonal(gram).max())
+        if not size > 0:
+            return 0.0
+        gram /= size  # float32 has no room for squares of large or small rows
         b.mirror(gram)
         values = b.eigenvalues(gram, "float64" if len(b.diagonal(gram)) < SMALLEST else "float32")
-        return math.sqrt(max(float(values[0]), 0.0))
+        return math.sqrt(size) * math.sqrt(max(float(values[0]), 0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,6 +197,22 @@ class FlippedRows:
     @property
     def identity(self) -> str:
         return ""
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that a read holds beside its result: the rows as stored, and what their own read does."""
+        stored = self.rows.block_rows * self.shape[1] * self.rows.dtype.itemsize
+        return stored + int(getattr(self.rows, "read_bytes", 0))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows travel inside this object."""
+        return bool(getattr(self.rows, "in_memory", False))
+
+    @property
+    def location(self) -> str:
+        """Where the rows are, in words for a message."""
+        return str(getattr(self.rows, "location", ""))
 
     def read(self, start: int, stop: int) -> NDArray[np.float64]:
         block = self.rows.read(start, stop).astype(np.float64)
@@ -259,6 +280,13 @@ def _drawn(
         raise EigenzooError(f"parallel: levels of shape {sigma.shape}; give a number above 0, or one for every row")
     sigma = np.broadcast_to(sigma, rows.shape[:1]).copy()
     return (DrawnRows(rows.shape, sigma, rows.offsets, rows.block_rows, seed, draw) for draw in range(n_draws))
+
+
+def draw_bytes(n_rows: int, width: int, block_rows: int, device: str = "auto") -> int:
+    """Peak of a draw's task, in bytes: that of a fit of float64 rows by their values alone."""
+    if n_rows < width:
+        return dual_task_bytes(n_rows, width, 8, 0)
+    return moments_task_bytes(n_rows, width, block_rows, 8, device=choose(device), components=0)
 
 
 def _fit(rows: RowSource, center: str, device: str) -> Reduction[Any, Subspace]:

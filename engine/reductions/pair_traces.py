@@ -114,7 +114,11 @@ class PairTraces:
         return self.n_rows < self.row_width
 
 
-def pair_traces_bytes(n_rows: int, row_width: int) -> int:
-    """Peak of a task: its state, what is made of it at its end, or a second one that joins it."""
+def pair_traces_bytes(n_rows: int, row_width: int, block_bytes: int = 0) -> int:
+    """Peak of a task: its state, what is made of it at its end, or a second one that joins it; and its blocks.
+
+    Of `block_bytes` each: one in work and a copy of its rows, one that is read ahead, and what that is made of, in
+    float64 with its factors (measured: up to seven in all).
+    """
     few = min(n_rows, row_width)
-    return 4 * 8 * row_width * few
+    return 4 * 8 * row_width * few + 8 * block_bytes

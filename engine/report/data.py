@@ -74,7 +74,7 @@ def page_data(run: Run, planted: Mapping[tuple[str, str], int], analysis: Analys
         "grids": {str(m["n"]): thin(m["n"]).tolist() for m in matrices},
         "axis": layout.axis,
         "heldout": [[f, title] for f, title in HELDOUT if any(_known(m, f) for m in matrices)],
-        "delta": layer_findings(analysis, [r.layer for r in results]),
+        "delta": layer_findings(analysis, results),
     }
 
 

@@ -56,10 +56,10 @@ def matrix_findings(found: MatrixAnalysis | None) -> dict[str, Any]:
     }
 
 
-def layer_findings(analysis: Analysis | None, layers: Iterable[str]) -> list[dict[str, Any]]:
-    """The errors of ΔW of the run's layers, in its order."""
-    order = list(dict.fromkeys(layers))
-    known = {each.layer: each.delta for each in analysis.layers} if analysis else {}
+def layer_findings(analysis: Analysis | None, results: Sequence[MatrixResult]) -> list[dict[str, Any]]:
+    """The errors of ΔW of the run's layers, in its order; without those that are stale."""
+    order, still = list(dict.fromkeys(r.layer for r in results)), set(current(analysis, results))
+    known = {each.layer: each.delta for each in analysis.layers if each.layer in still} if analysis else {}
     return [
         {
             "layer": printable(layer),
@@ -98,6 +98,14 @@ def partitions(analysis: Analysis | None, layers: Iterable[str]) -> list[Partiti
         groups = tuple(sorted(alike[0].seeds.groups, key=lambda g: (-len(g), g)))
         out.append(Partition(groups, tuple(e.layer for e in alike), min(weakest, default=None)))
     return sorted(out, key=lambda p: (-len(p.layers), p.layers))
+
+
+def current(analysis: Analysis | None, results: Sequence[MatrixResult]) -> list[str]:
+    """The layers, in the order of the run, all of whose finished matrices the analysis speaks of as they are now."""
+    spoken: dict[str, bool] = {}
+    for r in results:
+        spoken[r.layer] = spoken.get(r.layer, True) and analysis is not None and analysis.of(r) is not None
+    return [layer for layer, is_current in spoken.items() if is_current]
 
 
 def stale(analysis: Analysis | None, results: Sequence[MatrixResult]) -> int:

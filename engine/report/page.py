@@ -18,7 +18,7 @@ from engine.atomic import write_atomically
 from engine.report import sections
 from engine.report.data import page_data
 from engine.report.document import as_json, policy, script_text
-from engine.report.findings import missing, partitions, stale
+from engine.report.findings import current, missing, partitions, stale
 from engine.report.refused import Refused, refused
 from engine.report.script import script
 from engine.report.style import CSS
@@ -102,7 +102,7 @@ def render(
     matrices, results = data["matrices"], run.matrices
     scripts = [script_text(library), script_text(script())]
     layers = [r.layer for r in results]
-    groups = partitions(analysis, layers)
+    groups = partitions(analysis, current(analysis, results))
     rule = run.record.settings.k if isinstance(run.record.settings.k, str) else None
     lead = "".join(f"<li>{escape(s)}</li>" for s in summary(data, groups, rule, planted))
     return f"""<!doctype html>

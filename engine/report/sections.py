@@ -75,8 +75,8 @@ def leverage(matrices: Sequence[Mapping[str, Any]]) -> str:
     head = '<th scope="col">adapter</th><th scope="col" class="number">components</th>'
     head += '<th scope="col" class="number">largest share</th><th scope="col">of which</th>'
     return (
-        "<h3>Adapters that hold a component alone</h3><p>More than half of the component’s energy, or far more than a "
-        f"fair share, is one adapter’s.</p>{small_table('Leverage', head, rows)}"
+        "<h3>Adapters that hold a component alone</h3><p>More than half of the component’s energy, and more than "
+        f"three times a fair share of it, is one adapter’s.</p>{small_table('Leverage', head, rows)}"
     )
 
 

@@ -120,7 +120,7 @@ def test_one_fit_at_a_time(tmp_path: Path, zoo: Path) -> None:
     with open_job(zoo, out) as job:
         assert len(job.waiting) == 4
         for restart in (False, True):
-            with pytest.raises(EigenzooError, match="another fit is writing to this run; wait") as caught:
+            with pytest.raises(EigenzooError, match="another fit or analysis is writing to this run; wait") as caught:
                 fit_zoo(zoo, out, restart=restart)
             assert "\n" not in str(caught.value)
     assert len(fit_zoo(zoo, out).matrices) == 4

@@ -119,11 +119,15 @@ def test_an_adapter_that_outweighs_the_others_is_refitted() -> None:
     assert check(wide, 4).n_refits == len(MIXED), "beside it, all others are lost in the rounding of the Gram"
 
 
-def test_an_adapter_of_zeros() -> None:
-    rows = shared(MIXED, 60, SPIKES, seed=7)
+@pytest.mark.parametrize("center", ["feature", "none"])
+@pytest.mark.parametrize("width", [60, 100])
+def test_an_adapter_of_zeros(center: str, width: int) -> None:
+    rows = shared(MIXED, width, SPIKES, mean=0.5, seed=7)
     rows.x[rows.of(5)] = 0.0
-    found = check(rows, 4, "none")
-    assert np.isnan(found.errors[5]) and np.isfinite(found.mean) and np.isfinite(found.median)
+    with np.errstate(divide="raise", invalid="raise"):
+        found = check(rows, 4, center)
+    assert np.flatnonzero(np.isnan(found.errors)).tolist() == [5] and found.worst != 5
+    assert np.isfinite(found.mean) and np.isfinite(found.median)
 
 
 def test_stored_in_sixteen_bits() -> None:
@@ -269,12 +273,36 @@ def test_some_adapters_and_whole_adapters() -> None:
     for start in range(len(expected) + 1):
         for stop in range(start, len(expected) + 1):
             np.testing.assert_array_equal(chosen.read(start, stop), expected[start:stop])
+    by_chunks = AdapterArray(rows.x, MIXED, block_rows=20)
+    assert np.array_equal(ChosenRows(by_chunks, [4, 5, 6, 2, 30]).read(0, len(expected)), expected)
     blocks = WholeAdapters(chosen).read(1, 4)
     assert [len(each) for each in blocks] == [MIXED[i] for i in (5, 6, 2)]
     np.testing.assert_array_equal(np.vstack(list(blocks)), np.vstack([rows.x[rows.of(i)] for i in (5, 6, 2)]))
     for wrong in ([], [1, 1], [60], [-1]):
         with pytest.raises(EigenzooError, match="adapters"):
             ChosenRows(rows, wrong)
+
+
+def test_a_chunk_is_read_once_for_all_that_are_chosen_of_it() -> None:
+    class Told(AdapterArray):
+        ranges: list[tuple[int, int]]
+
+        def read(self, start: int, stop: int) -> NDArray[Any]:
+            self.ranges.append((start, stop))
+            return super().read(start, stop)
+
+    rows = Told(np.random.default_rng(20).standard_normal((80, 3)), [2] * 40, block_rows=16)
+    for chosen, ranges in (
+        (range(0, 40, 2), [(0, 14), (16, 30), (32, 46), (48, 62), (64, 78)]),  # every other one: chunk by chunk
+        ([3, 11, 19], [(6, 8), (22, 24), (38, 40)]),  # one of a chunk: nothing in vain
+        ([i for i in range(40) if i % 8 != 2], [(0, 80)]),  # less than a chunk is left out in all
+        ([i for i in range(40) if i % 8 not in (2, 4)], [(0, 56), (58, 80)]),  # more is, so two reads
+        ([5, 4, 9, 7], [(10, 12), (8, 10), (18, 20), (14, 16)]),  # in the order that was asked for
+    ):
+        rows.ranges = []
+        found = ChosenRows(rows, list(chosen)).read(0, 2 * len(chosen))
+        np.testing.assert_array_equal(found, np.vstack([rows.x[rows.of(i)] for i in chosen]))
+        assert rows.ranges == ranges
 
 
 def test_what_cannot_be_asked() -> None:

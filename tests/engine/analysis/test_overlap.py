@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from engine.analysis.overlap import Overlap, between, overlap, overlap_of
 from engine.analysis.seeds import seed_groups
 from engine.runners.dask_ import DaskRunner
+from engine.runners.serial import SerialRunner
 from engine.runners.threads import ThreadsRunner
 from ingest import shared_starts
 from ingest.errors import EigenzooError
@@ -152,6 +154,27 @@ def test_adapters_of_lower_rank_than_rows() -> None:
     assert np.isnan(alone.ratio) and alone.n_adapters == 1
     nothing = overlap_of(rows_of([np.zeros((2, 40))] * 3))
     assert np.isnan(nothing.ratio)
+
+
+@pytest.mark.parametrize("ranks", [[1] * 600 + [64], [8] * 600])
+def test_blocks_are_bounded_and_counted(ranks: list[int]) -> None:
+    """Every adapter is filled up to the highest rank: 600 of rank 1 beside one of 64 would be 150 MiB in a block."""
+    rng = np.random.default_rng(4)
+    rows = rows_of([rng.standard_normal((r, 512)) for r in ranks], block_rows=2000)
+    asked: list[int] = []
+
+    class Asked(SerialRunner):
+        def check_memory(self, needed: int, what: str) -> None:
+            asked.append(needed)
+
+    tracemalloc.start()
+    try:
+        found = overlap_of(rows, runner=Asked())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * 2**20 and peak < asked[0] < 140 * 2**20
+    assert found.n_adapters == len(ranks) and found.by_chance
 
 
 def test_runners_agree(made: tuple[Zoo, dict[str, Groups]], dask_runner: DaskRunner) -> None:

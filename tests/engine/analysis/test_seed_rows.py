@@ -11,8 +11,11 @@ import pytest
 
 import engine
 from engine.analysis.less_starts import LessStarts
+from engine.analysis.ranks import ranks_of
 from engine.analysis.seed_rows import SeedChoice, parse_seeds
 from engine.analysis.seeds import seed_groups
+from engine.rank import read_rule
+from engine.rank.gavish_donoho import gavish_donoho
 from engine.runners.dask_ import DaskRunner
 from ingest import shared_starts
 from ingest.errors import EigenzooError
@@ -167,3 +170,32 @@ def test_groups_are_looked_for_once(made: Made, monkeypatch: pytest.MonkeyPatch)
     assert len(choice.adapters(SHARED)) == choice.rows(SHARED, "B").offsets.size - 1 == 10
     assert seed_groups(zoo, SHARED).groups == planted[SHARED]
     assert SeedChoice(zoo).members(SHARED) is None and len(SeedChoice(zoo).adapters(SHARED)) == 18
+
+
+def test_the_level_of_the_start_is_that_of_the_adapters_fitted(tmp_path: Path) -> None:
+    planted = shared_starts.write(tmp_path / "in", SETTINGS)
+    group = planted[SHARED][0]
+    for path in (tmp_path / "in").glob("*/adapter_config.json"):
+        if path.parent.name not in group:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": "orthogonal"}))
+    ingest(tmp_path / "in", tmp_path / "z")
+    zoo, rules = open_zoo(tmp_path / "z"), [read_rule("gavish-donoho:init"), read_rule("parallel:init:2")]
+    level = 1 / np.sqrt(3 * 96)
+    for seeds, known in (("group:1", True), ("all", False)):
+        run = engine.fit_zoo(
+            zoo, tmp_path / seeds.replace(":", "-"), layers=SHARED, side="A", seeds=seeds, k="gavish-donoho:init"
+        )
+        (found,) = ranks_of(run, rules)
+        fitted, stored, drawn = run.subspace(SHARED, side="A").k_choice, *found.choices.values()
+        assert stored == fitted and (fitted.k is not None, drawn.k is not None) == (known, known)
+        if known:
+            shape = (found.result.rows - 1, 96)
+            assert fitted.threshold == gavish_donoho([1.0], shape, level).threshold
+            assert drawn.threshold == pytest.approx(level * sum(np.sqrt(shape)), rel=0.1)
+        else:
+            assert "the random start of 12 of 18 adapters is unknown" in fitted.note and drawn.note in fitted.note
+    with pytest.raises(EigenzooError, match="which seeds 'subtract' takes from the rows"):
+        engine.fit_zoo(zoo, tmp_path / "none", layers=SHARED, seeds="subtract", k="gavish-donoho:init")
+    run = engine.fit_zoo(zoo, tmp_path / "less", layers=SHARED, side="A", seeds="subtract", k=1)
+    (found,) = ranks_of(run, rules)
+    assert all(choice.k is None and "'subtract'" in choice.note for choice in found.choices.values())

@@ -53,6 +53,7 @@ def test_a_zoo_of_two_tasks(tmp_path: Path) -> None:
     assert np.abs(found.gram - sums).max() <= 1e-12 * sums.max()
     norms = np.sqrt(np.diagonal(sums))
     assert np.allclose(found.norms, norms) and np.allclose(found.cosine, sums / norms[:, None] / norms)
+    assert np.array_equal(found.cosine, found.cosine.T)
     groups = clusters(found).groups
     assert groups == (("a0", "a2", "a4", "a6"), ("a1", "a3", "a5", "a7"))
     assert len(clusters(found, min_cosine=1.0).groups) == 8 and len(clusters(found, min_cosine=-1.0).groups) == 1

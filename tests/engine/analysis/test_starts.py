@@ -115,6 +115,20 @@ def test_a_common_mean_and_common_directions_are_no_start() -> None:
         assert shared_starts(rows_of([*made, *alike])).groups == ((2, 60, 61), (5, 62)), shift
 
 
+def test_where_nothing_tells_chance_more_is_asked() -> None:
+    """Adapters of rank 1 have no unmatched rows: a large common mean would else pass for a start."""
+    rng = np.random.default_rng(10)
+    mean = 1.5 * rng.standard_normal(WIDTH)
+    made = [mean + rng.standard_normal((1, WIDTH)) for _ in range(30)]
+    found = shared_starts(rows_of(made))
+    assert found.groups == () and found.bar == 0.95
+    assert found.strongest is not None and found.strongest > 0.65
+    alike = [made[4] + 0.1 * rng.standard_normal((1, WIDTH)) for _ in range(2)]
+    assert shared_starts(rows_of([*made, *alike])).groups == ((4, 30, 31),)
+    assert shared_starts(rows_of(made), min_cosine=0.97).bar == 0.97
+    assert not unmatched(rows_of(made)).known and unmatched(rows_of([*made, np.ones((2, WIDTH))])).known
+
+
 def test_nothing_is_like_zeros() -> None:
     rng = np.random.default_rng(7)
     made = started(rng, [0, 0, None], [4] * 3, WIDTH)

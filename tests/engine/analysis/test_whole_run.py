@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import engine.analysis.whole_run as module
@@ -16,12 +17,14 @@ from engine.analysis.run_rows import zoo_of
 from engine.analysis.seeds import seeds
 from engine.analysis.whole_run import analyse
 from engine.cli import main
+from engine.job import open_job
 from engine.run import Run
 from engine.zoo_fit import fit_zoo
 from ingest import shared_starts
 from ingest.errors import EigenzooError
 from ingest.pipeline import ingest
 from ingest.remove import remove
+from tests.ingest.builders import write_peft_folder
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +96,23 @@ def test_a_second_start_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     looked.clear()
     assert analyse(run, parts=parts, restart=True) == done and sorted(looked) == layers
     looked.clear()
-    analyse(run, parts=parts, seed=1)
-    assert sorted(looked) == layers, "another seed is another analysis"
+    more = analyse(run, parts=("overlap", "leverage"))
+    assert sorted(looked) == layers and [m.leverage for m in more.matrices] == [m.leverage for m in done.matrices]
+    assert all(m.overlap for m in more.matrices) and [e.seeds for e in more.layers] == [e.seeds for e in done.layers]
+    with pytest.raises(EigenzooError, match="made with automatic folds and seed 0, not .* seed 1; give the"):
+        analyse(run, parts=parts, seed=1)
+    assert read_analysis(run) == more
+
+
+def test_another_fit_leaves_no_analysis(run: Run, zoo: Path) -> None:
+    analyse(run, parts=["leverage"])
+    again = fit_zoo(zoo, run.path, layers="layers.0.*", k=2, restart=True)
+    assert read_analysis(again) is None
+    with (
+        open_job(zoo, run.path, layers="layers.0.*", k=2),
+        pytest.raises(EigenzooError, match="another fit or analysis"),
+    ):
+        analyse(again)
 
 
 def test_what_cannot_be_had(run: Run, zoo: Path, tmp_path: Path) -> None:
@@ -112,6 +130,12 @@ def test_a_choice_of_adapters_and_the_delta_space(zoo: Path, tmp_path: Path) -> 
     found = analyse(alone, folds=3)
     assert all(m.overlap and m.overlap.one_per_seed is None for m in found.matrices)
     assert all(m.heldout and m.heldout.method == "3-fold" for m in found.matrices)
+    assert all(each.seeds and not each.seeds.groups for each in found.layers), "one of each is no group"
+    less = analyse(fit_zoo(zoo, tmp_path / "less", layers="layers.1.*", seeds="subtract", k=2))
+    for m in less.matrices:
+        assert m.heldout is None and m.reconstruction is None and m.overlap and m.overlap.one_per_seed is None
+        if any(each.layer == m.layer and each.seeds and each.seeds.groups for each in less.layers) and m.side == "A":
+            assert m.overlap.ratio < 2, "the start is taken out"
     delta = analyse(fit_zoo(zoo, tmp_path / "delta", layers="layers.1.*", space="delta", k=2))
     assert all(m.reconstruction is None and m.heldout for m in delta.matrices)
     assert [m.heldout.mean_only for m in delta.matrices if m.heldout] == pytest.approx([1.0] * len(delta.matrices))
@@ -119,11 +143,25 @@ def test_a_choice_of_adapters_and_the_delta_space(zoo: Path, tmp_path: Path) -> 
 
 
 def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["analyse", run.path, "--parts", "overlap,heldout", "--json"]) == 0
+    assert main(["analyse", run.path, "--parts", "seeds,overlap,heldout", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["matrices"]) == len(run.matrices) and document["layers"][0]["delta"] is None
-    assert main(["analyse", run.path, "--parts", "overlap,heldout"]) == 0
+    assert main(["analyse", run.path, "--parts", "seeds,overlap,heldout"]) == 0
     printed = capsys.readouterr().out
     assert all(m.layer in printed for m in run.matrices) and "share a random start" in printed
     assert main(["analyse", run.path, "--parts", "sedes"]) == 2
     assert "choose" in capsys.readouterr().err
+
+
+def test_more_folds_than_there_are_starts(tmp_path: Path) -> None:
+    """Adapters of one start stay together: of six in one group there is nothing to deal."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(4, 40)).astype(np.float32)
+    for i in range(6):
+        a = start + 0.01 * rng.normal(size=start.shape).astype(np.float32)
+        write_peft_folder(tmp_path / f"in/a{i}", {"layers.0.q": (a, rng.normal(size=(30, 4)).astype(np.float32))}, r=4)
+    ingest(tmp_path / "in", tmp_path / "z")
+    run = fit_zoo(tmp_path / "z", tmp_path / "run", k=2)
+    found = analyse(run, folds=3, parts=["seeds", "heldout"])
+    assert found.layers[0].seeds and [len(g) for g in found.layers[0].seeds.groups] == [6]
+    assert all(m.heldout and m.heldout.method == "leave-one-out" for m in found.matrices)

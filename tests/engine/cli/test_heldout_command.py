@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import engine
+from engine.analysis.heldout import held_out_error
 from engine.cli import main
+from engine.cli.heldout import heldout_json
 from ingest import synthetic
+from ingest.errors import EigenzooError
+from tests.engine.analysis.zoo_rows import AdapterArray
 
 LAYER = "layers.0.q"
 
@@ -60,6 +67,40 @@ def test_what_cannot_be_had_is_one_line(run: Path, capfd: pytest.CaptureFixture[
         out, err = capfd.readouterr()
         lines = [line for line in err.splitlines() if line.startswith("eigenzoo: ")]
         assert out == "" and len(lines) == 1 and message in lines[0]
+
+
+def test_a_run_less_its_starts_is_refused(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    less = engine.fit_zoo(run.parent / "zoo", tmp_path / "less", layers=LAYER, side="A", seeds="subtract", k=2)
+    with pytest.raises(EigenzooError, match="one-each") as caught:
+        engine.held_out(less, LAYER, "A")
+    capfd.readouterr()
+    assert main(["heldout", less.path, "--json"]) == 1
+    out, err = capfd.readouterr()
+    assert out == "" and err == f"eigenzoo: {caught.value}\n" and "\n" not in str(caught.value)
+
+
+def test_json_has_no_number_that_is_none() -> None:
+    x = np.random.default_rng(0).standard_normal((12, 6))
+    found = held_out_error(AdapterArray(x, [3] * 4), 2, groups=[(0, 1)])
+    assert found.controls.null is not None
+    bad = replace(
+        found,
+        errors=np.array([np.nan, np.inf, 1.0, 2.0]),
+        total=math.nan,
+        explained=-math.inf,
+        in_sample=math.nan,
+        curve=((0, math.inf), (2, 0.5)),
+        in_sample_curve=((0, math.nan),),
+        controls=replace(
+            found.controls, mean_only=math.inf, random_basis=math.nan, null=math.inf, one_per_seed=math.nan
+        ),
+    )
+    nothing = held_out_error(AdapterArray(np.zeros((12, 6)), [3] * 4), 2, groups=[(0, 1)])
+    for each in (found, bad, nothing):
+        json.dumps(heldout_json("q", "A", each), allow_nan=False)
+    said = heldout_json("q", "A", bad)
+    assert said["worst"] is said["error"] is said["null"] is None and said["curve"] == [[0, None], [2, 0.5]]
+    assert heldout_json("q", "A", found)["worst"] == found.errors.max()
 
 
 def test_a_run_by_its_matrix(run: Path) -> None:

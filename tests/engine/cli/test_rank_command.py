@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,3 +104,18 @@ def test_the_table_of_rules(capfd: pytest.CaptureFixture[str]) -> None:
 def test_wrong_usage(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capfd, *arguments)
     assert code == 2 and said in err and len(err.splitlines()) == 1
+
+
+def test_no_more_draws_side_by_side_than_there_is_memory_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    from engine.cli.rank import threads_for
+    from engine.rank.parallel import draw_bytes
+    from engine.run import open_run
+
+    opened = open_run(folder / "run")
+    needed = max(draw_bytes(m.rows, m.width, m.rows, "cpu") for m in opened.matrices)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    for available, least, most in ((0, 1, 1), (10 * needed, 2, 16), (2**50, 64, 64)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=available: SimpleNamespace(available=free))
+        assert least <= threads_for(opened, "cpu") <= most

@@ -61,6 +61,11 @@ def test_refusals_and_declining() -> None:
         bulk_edge([np.nan], (1, 1))
     with pytest.raises(EigenzooError, match="effective shape"):
         bulk_edge(np.ones(11), (100, 10))
+    with pytest.raises(EigenzooError, match="got 0 singular values"):
+        bulk_edge([], (100, 10), 1.0)
+    for noise in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(EigenzooError, match="bulk-edge: noise must be positive"):
+            bulk_edge(np.ones(10), (100, 10), noise)
     choice = bulk_edge(np.r_[3.0, 2.0, np.zeros(4)], (6, 60))
     assert choice.k is None and "4 of 6" in choice.note
     assert "may be larger" in bulk_edge(np.full(3, 99.0), (100, 10), 1.0).note

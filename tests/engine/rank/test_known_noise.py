@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from engine.rank import known_noise as module
-from engine.rank.known_noise import GAUSSIAN, KAIMING, known_noise, row_levels, start_of
+from engine.rank.known_noise import GAUSSIAN, KAIMING, TORCH, known_noise, row_levels, start_of
 from engine.run import open_run
 from engine.zoo_fit import fit_zoo
+from ingest import shared_starts
 from ingest.errors import EigenzooError
 from ingest.pipeline import ingest
 from ingest.remove import remove
@@ -71,6 +72,40 @@ def test_one_gaussian_level(tmp_path: Path) -> None:
     assert known_noise(zoo, LAYER, "A").sigma == pytest.approx(0.25, rel=1e-12)
 
 
+def test_of_some_adapters(tmp_path: Path) -> None:
+    gaussian = {"init_lora_weights": "gaussian"}
+    zoo = zoo_of(tmp_path, [(4, gaussian), (8, gaussian), (4, {**gaussian, "x": 1}), (4, {"init_lora_weights": "eva"})])
+    assert known_noise(zoo, LAYER, "A", [2, 0]).sigma == pytest.approx(0.25, rel=1e-12)
+    np.testing.assert_allclose(row_levels(zoo, LAYER, "A", [1, 0]), [0.25] * 4 + [0.125] * 8)  # type: ignore[arg-type]
+    assert known_noise(zoo, LAYER, "A", []).why == "the matrix has no rows"
+    assert "1 of 1 adapters is unknown" in known_noise(zoo, LAYER, "A", [3]).why
+
+
+def test_torchs_own_start_leaves_b_random(tmp_path: Path) -> None:
+    own = {"init_lora_weights": False}
+    zoo = zoo_of(tmp_path, [(4, own), (4, {**own, "x": 1}), (4, {})])
+    assert known_noise(zoo, LAYER, "A").sigma == pytest.approx(KAIMING_LEVEL, rel=1e-12)
+    known = known_noise(zoo, LAYER, "B")
+    assert known.sigma is None and "B starts at zero for 1 of 3 adapters" in known.why
+    assert row_levels(zoo, LAYER, "B") == known
+    assert known_noise(zoo, LAYER, "B", [0, 1]).sigma == pytest.approx(1 / math.sqrt(3 * 4), rel=1e-12)
+
+
+def test_an_embedding_asks_the_configurations_too(tmp_path: Path) -> None:
+    table = shared_starts.Module("embed_tokens", 80, 64, shared=False, embedding=True)
+    shared_starts.write(tmp_path / "in", shared_starts.Settings((table,), adapters=4, groups=(2,), ranks=(4,)))
+    configs = sorted((tmp_path / "in").glob("*/adapter_config.json"))
+    for path, init in zip(configs, ("gaussian", True, False, "orthogonal"), strict=True):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": init}))
+    ingest(tmp_path / "in", tmp_path / "zoo")
+    zoo = open_zoo(tmp_path / "zoo")
+    assert known_noise(zoo, "embed_tokens", "B", [0, 1, 2]).sigma == 1.0
+    assert known_noise(zoo, "embed_tokens", "A", [2]).sigma == 1.0
+    assert "A starts at zero in an embedding, so" in known_noise(zoo, "embed_tokens", "A", [0, 1]).why
+    assert "for 2 of 3 adapters" in known_noise(zoo, "embed_tokens", "A", [0, 1, 2]).why
+    assert "init_lora_weights 'orthogonal'" in known_noise(zoo, "embed_tokens", "B").why
+
+
 def test_an_unknown_start_is_said_and_a_removed_adapter_forgotten(tmp_path: Path) -> None:
     zoo = zoo_of(tmp_path, [(4, {}), (4, {"init_lora_weights": "orthogonal"}), (6, {})])
     known = known_noise(zoo, LAYER, "A")
@@ -87,8 +122,8 @@ def test_an_unknown_start_is_said_and_a_removed_adapter_forgotten(tmp_path: Path
     [
         ({}, KAIMING),
         ({"init_lora_weights": True}, KAIMING),
-        ({"init_lora_weights": False}, KAIMING),
-        ({"init_lora_weights": None}, KAIMING),
+        ({"init_lora_weights": False}, TORCH),
+        ({"init_lora_weights": None}, TORCH),
         ({"init_lora_weights": "gaussian"}, GAUSSIAN),
         ({"init_lora_weights": "eva"}, ""),
         ({"init_lora_weights": "pissa_niter_4"}, ""),

@@ -8,10 +8,14 @@ import pytest
 
 import engine
 from bench.planted import planted
+from engine.backends import get_backend
+from engine.eigen import SMALLEST
 from engine.rank.marchenko_pastur import edge
 from engine.rank.needs_rows import Parallel
-from engine.rank.parallel import DrawnRows, FlippedRows, parallel_analysis
+from engine.rank.parallel import DrawnRows, FlippedRows, LargestValue, parallel_analysis
+from engine.reductions.moments import Moments
 from engine.rows import ArrayRows, RowSource
+from engine.runners.serial import SerialRunner
 from engine.runners.threads import ThreadsRunner
 from ingest.errors import EigenzooError
 
@@ -73,6 +77,23 @@ def test_reads_do_not_depend_on_where_they_begin() -> None:
     assert 0.45 < (flipped * (x - 0.25) > 0).mean() < 0.55
     again = replace(drawn[0], draw=3).read(0, 200)  # type: ignore[type-var]
     assert 0.4 < (again == flipped).mean() < 0.6
+
+
+def test_flipped_rows_are_where_the_rows_are() -> None:
+    rows = ArrayRows(np.ones((200, 13), np.float32))
+    flipped = FlippedRows(rows, np.zeros(13), 0, 0)
+    assert flipped.in_memory and flipped.location == rows.location
+    assert flipped.read_bytes == rows.block_rows * 13 * 4
+    assert FlippedRows(flipped, np.zeros(13), 0, 0).read_bytes == rows.block_rows * 13 * (4 + 8)
+
+
+def test_the_largest_value_of_rows_whose_squares_float32_cannot_hold() -> None:
+    x = np.random.default_rng(0).standard_normal((200, SMALLEST))
+    largest = LargestValue(Moments(SMALLEST, get_backend("cpu")), centred=False)
+    expected = np.linalg.svd(x, compute_uv=False)[0]
+    for factor in (1e25, 1.0, 1e-30):
+        assert SerialRunner().run(largest, ArrayRows(factor * x)) == pytest.approx(factor * expected, rel=5e-5)
+    assert SerialRunner().run(largest, ArrayRows(np.zeros((3, SMALLEST)))) == 0.0
 
 
 def test_draws_of_the_known_start_take_levels_by_row() -> None:

@@ -71,6 +71,19 @@ def test_of_moments() -> None:
     )
 
 
+def test_constant_columns_of_coarse_moments_are_none_of_the_noise() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = np.random.default_rng(0).standard_normal((900, 520)) + 3.0
+    x[:, 260:] = 1.5703125
+    x = x.astype(ml_dtypes.bfloat16)
+    moments = engine.Moments(device="cpu").update(x)
+    assert moments.subspace(0).products != "float64" and moments.subspace(0).n_zero_variance_columns == 260
+    y = x[:, :260].astype(np.float64)
+    median = float(np.median(np.linalg.svd(y - y.mean(axis=0), compute_uv=False)))
+    found = moments.median_singular_value()
+    assert abs(found.value - median) <= 2 * found.error and found.error < 0.02 * found.value
+
+
 def test_refusals() -> None:
     for wrong in ({"n_probes": 1}, {"n_steps": 0}):
         with pytest.raises(EigenzooError, match="give at least 1, 2 and 1"):

@@ -65,14 +65,15 @@ def test_declines_and_refusals() -> None:
 
 
 def test_over_a_spectrum() -> None:
-    spectrum = spectrum_of(planted("zeros", 400, 300, 4))
-    choice = ScreeNOT()(spectrum)
-    values = spectrum.singular_values[:120]
-    expected = screenot(values, (399, 120), BOUND)
-    # the signal fills columns that were zero, so nothing is left out of it; noise alone leaves them
+    x = planted("white", 400, 120, 4)
+    padded = np.zeros((400, 300))
+    padded[:, 50:170] = x
+    spectrum = spectrum_of(padded)
+    choice, expected = ScreeNOT()(spectrum), screenot(spectrum_of(x).singular_values, (399, 120), BOUND)
+    assert choice.rule == expected.rule == "screenot" and choice.k == expected.k == 4
+    assert choice.threshold == pytest.approx(expected.threshold, rel=1e-9)
     alone = spectrum_of(planted("zeros", 400, 300))
     assert alone.n_zero_variance_columns == 180 and ScreeNOT()(alone).k == 0
     assert "180 of 300 columns" in ScreeNOT()(alone).note
-    assert choice.rule == "screenot" and expected.rule == choice.rule
     declined = ScreeNOT()(replace(spectrum, kind="top"))
     assert declined.k is None and "all of them" in declined.note

@@ -93,6 +93,8 @@ def test_it_cannot_tell() -> None:
     few = whiteness(spectrum, 40 - LEAST + 1)
     assert (few.white, few.distance, few.critical) == (None, None, None) and f"{LEAST} are needed" in few.note
     assert whiteness(spectrum, 40 - LEAST).white is not None
+    short = whiteness(replace(spectrum, singular_values=spectrum.singular_values[:30]))
+    assert short.white is None and short.note == "only 30 of 40 singular values are known"
     coarse = whiteness(replace(spectrum, eigenvalue_error=300.0))
     assert coarse.white is None and "rounding" in coarse.note
     # what the values may be off by is no evidence

@@ -103,6 +103,8 @@ def _analysis(matrices: list[tuple[str, str, Subspace]], rng: np.random.Generato
                 layer,
                 side,
                 subspace.source,
+                k,
+                subspace.center,
                 rules=(found.RuleAnswer("parallel", max(k - 1, 0), float(subspace.singular_values[k]) * 1.01),),
                 heldout=found.HeldOutFigures(
                     k,

@@ -37,15 +37,20 @@ WHOLE = Analysis(
             "q",
             "A",
             "abc",
+            3,
+            "feature",
             rules=(RuleAnswer("parallel", None, None, "no rows"), RuleAnswer("parallel:init", 3, 1.5, "")),
             heldout=HeldOutFigures(3, "5-fold", 0.1, 0.2, 0.9, 0.8, None, 0.25, ((1, 0.5), (3, 0.2))),
             overlap=OverlapFigures(2.5, 0.9, 1.1, 1.0),
             reconstruction=ReconstructionFigures(0.1, 0.1, 0.7, "x"),
             leverage=(LeverageFigures("x", 1, 0.8),),
         ),
-        MatrixAnalysis("q", "B", "def"),
+        MatrixAnalysis("q", "B", "def", 0, "none"),
     ),
-    layers=(LayerAnalysis("q", SeedFigures((("x", "y"),), 0.99), DeltaFigures(0.2, 0.4, "y")), LayerAnalysis("v")),
+    layers=(
+        LayerAnalysis("q", SeedFigures((("x", "y"),), 0.99), DeltaFigures(0.2, 0.4, "y"), ("seeds", "heldout")),
+        LayerAnalysis("v"),
+    ),
 )
 
 
@@ -65,7 +70,7 @@ def test_what_is_written_is_read(run: Run) -> None:
 
 def test_numbers_that_json_lacks(run: Run) -> None:
     held = HeldOutFigures(np.int64(3), "5-fold", math.nan, np.float64(0.5), math.inf, 1.0)  # type: ignore[arg-type]
-    write_analysis(run, Analysis(1, (MatrixAnalysis("q", "A", "", heldout=held),)))
+    write_analysis(run, Analysis(1, (MatrixAnalysis("q", "A", "", 3, "feature", heldout=held),)))
     again = read_analysis(run)
     assert again is not None and again.matrices[0].heldout is not None
     assert again.matrices[0].heldout.error == 0.5 and again.matrices[0].heldout.k == 3
@@ -74,10 +79,11 @@ def test_numbers_that_json_lacks(run: Run) -> None:
 
 def test_other_rows_are_not_spoken_of(run: Run) -> None:
     (result,) = run.matrices
-    mine = MatrixAnalysis(result.layer, result.side, result.identity)
+    mine = MatrixAnalysis(result.layer, result.side, result.identity, result.n_components, result.center)
     assert Analysis(1, (mine,)).of(result) is mine
     assert Analysis(1, (mine,)).of(replace(result, identity="other")) is None
-    assert Analysis(1, (mine,)).of(replace(result, side="B")) is None
+    for other in (replace(result, side="B"), replace(result, n_components=9), replace(result, center="none")):
+        assert Analysis(1, (mine,)).of(other) is None
 
 
 @pytest.mark.parametrize(

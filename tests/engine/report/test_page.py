@@ -327,6 +327,7 @@ def test_what_an_analysis_found_is_shown(tmp_path: Path) -> None:
         "In 6 of 9 layers",
         "author-0/adapter-0",
         "task-0007",
+        "More than half of the component’s energy, and more than three times a fair share of it",
         "analysis: folds",
         'id="heldout"',
         'id="errors"',
@@ -340,8 +341,34 @@ def test_without_an_analysis_it_is_said_how_to_get_one(make_run: MakeRun, tmp_pa
     text = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Not looked for: seed groups, held-out errors, overlap against chance, reconstruction errors" in text
     assert "eigenzoo analyse RUN" in text and 'id="heldout"' not in text and 'id="errors"' not in text
-    found.write_analysis(run, found.Analysis(7, (found.MatrixAnalysis("q", "A", "of other rows"),)))
+    found.write_analysis(run, found.Analysis(7, (found.MatrixAnalysis("q", "A", "of other rows", 2, "feature"),)))
     text = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 matrix was fitted again since the analysis" in text
+
+
+def test_what_was_found_of_other_rows_is_left_out(make_run: MakeRun, tmp_path: Path) -> None:
+    """Also of a layer one of whose matrices was fitted again: seeds and ΔW are of both sides."""
+    x = planted(60, 20, 2)
+    run = make_run([(layer, side, x) for layer in ("o", "q", "v") for side in ("A", "B")])
+    changed = {("q", "B")}
+    matrices = tuple(
+        found.MatrixAnalysis(
+            m.layer, m.side, "of other rows" if m.key in changed else m.identity, m.n_components, m.center
+        )
+        for m in run.matrices
+        if m.key != ("o", "A")  # finished since
+    )
+    layers = tuple(
+        found.LayerAnalysis(
+            layer, found.SeedFigures(((f"{layer}-one", f"{layer}-two"),), 0.9), found.DeltaFigures(0.1, 0.2, "w")
+        )
+        for layer in ("o", "q", "v")
+    )
+    found.write_analysis(run, found.Analysis(7, matrices, layers))
+    path = write_report(run, tmp_path / "report.html")
+    text = path.read_text(encoding="utf-8")
+    assert [(d["layer"], d["at"]) for d in Page(text).data["delta"]] == [("v", 3)]
+    assert "In 1 of 3 layers" in text and "v-one, v-two" in text and "q-one" not in text and "o-one" not in text
     assert "1 matrix was fitted again since the analysis" in text
 
 
