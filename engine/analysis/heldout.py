@@ -186,6 +186,8 @@ def held_out_error(
     wanted = tuple(sorted({0, k, *(powers_below(k) if ks is None else ks)}))
     if wanted[0] < 0:
         raise EigenzooError(f"k: got {wanted[0]}; a number of components cannot be negative")
+    if k > min(source.shape):
+        raise EigenzooError(f"k: {k} components asked of a {source.shape[0]} × {source.shape[1]} matrix; ask for fewer")
     if folds is not None and folds < 2:
         raise EigenzooError(f"folds: got {folds}; give at least 2, or None to leave out one at a time")
     asked = Question(wanted, center, folds or 0, tuple(tuple(group) for group in groups or ()), seed)

@@ -25,7 +25,10 @@ def zoo_of(run: Run) -> Zoo:
     try:
         zoo = open_zoo(record.zoo)
     except EigenzooError as error:
-        raise EigenzooError(f"{run.path}: its rows are needed, and its zoo is gone ({error})") from error
+        raise EigenzooError(
+            f"{run.path}: its rows are needed, and its zoo is gone from {record.zoo}; put it back, or name its new "
+            f"place with `eigenzoo fit ZOO --out {run.path}`"
+        ) from error
     if record.zoo_uuid and zoo.commit.uuid != record.zoo_uuid:
         raise EigenzooError(f"{run.path}: another zoo is at {record.zoo} now; fit that one, or put the run's back")
     return zoo

@@ -42,6 +42,8 @@ def analyse(
     from engine.backends import DEVICES, form_of
 
     wanted = [part.strip() for part in parts.split(",") if part.strip()]
+    if not wanted:
+        raise typer.BadParameter("--parts: give at least one")
     for part in wanted:
         one_of("--parts", part, PARTS)
     one_of("--device", form_of(device), DEVICES)
@@ -70,9 +72,11 @@ def _print(found: Analysis) -> None:
         "side",
         "overlap",
         "by chance",
+        "one per seed",
         "K",
         "in sample",
         "held out",
+        "one per seed",
         "mean only",
         "null",
         "dominated by",
@@ -88,8 +92,11 @@ def _print(found: Analysis) -> None:
 
 def _row(m: MatrixAnalysis) -> tuple[str, ...]:
     o, h = m.overlap, m.heldout
-    over = ("–", "–") if o is None else (f"{o.ratio:.2f}", f"{o.low:.2f} … {o.high:.2f}")
-    numbers = (h.in_sample, h.error, h.mean_only, h.null) if h is not None else (None,) * 4
+    over = ("–",) * 3
+    if o is not None:
+        alone = "–" if o.one_per_seed is None else f"{o.one_per_seed:.2f}"
+        over = (f"{o.ratio:.2f}", f"{o.low:.3f} … {o.high:.3f}", alone)
+    numbers = (h.in_sample, h.error, h.one_per_seed, h.mean_only, h.null) if h is not None else (None,) * 5
     held = [str(h.k) if h is not None else "–", *("–" if value is None else f"{value:.4f}" for value in numbers)]
     worst = max(m.leverage, key=lambda each: each.share, default=None)
     who = f"{printable(worst.adapter)}, {worst.share:.0%} of component {worst.component}" if worst else ""

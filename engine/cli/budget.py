@@ -25,7 +25,7 @@ _TIMES = re.compile(r"(\d+(?:\.\d*)?)\s*[x×]")
 
 def budget(
     run: RunPath,
-    out: Annotated[str, typer.Option("--out", metavar="FILE", help="The K file to write, for `eigenzoo fit --k`.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The K file to write, for `fit --k`.")],
     nbytes: Annotated[
         str | None,
         typer.Option("--bytes", metavar="SIZE", help="Of all that is kept: 50MiB, or 18x smaller than the factors."),
@@ -45,15 +45,18 @@ def budget(
     from engine.analysis.budget import DTYPES
     from engine.analysis.budget import budget as find
     from engine.atomic import write_atomically
+    from ingest.errors import EigenzooError
 
     one_of("--dtype", dtype, tuple(DTYPES))
     if (nbytes is None) == (max_error is None):
         raise typer.BadParameter("give either --bytes or --max-error")
     if max_error is not None and not 0 < max_error < 1:
         raise typer.BadParameter(f"--max-error {max_error}: give a number between 0 and 1")
+    path = os.path.abspath(out)
+    if os.path.isdir(path):
+        raise EigenzooError(f"{path}: cannot be written (a folder); give the K file another path")
     opened = open_run_here(run)
     found = find(opened, nbytes=None if nbytes is None else _bytes(opened, nbytes), max_error=max_error, dtype=dtype)
-    path = os.path.abspath(out)
     write_atomically(Path(path), jsonlib.dumps(found.table, indent=1).encode())
     if json:
         emit_json(_document(found, path))
@@ -70,8 +73,8 @@ def _bytes(run: Run, text: str) -> int:
     from engine.analysis.run_rows import zoo_of
 
     factor = float(times[1])
-    if factor <= 0:
-        raise typer.BadParameter(f"--bytes {text!r}: give how many times smaller, such as 18x")
+    if factor < 1:
+        raise typer.BadParameter(f"--bytes {text!r}: give how many times smaller, from 1x on, such as 18x")
     return int(stored_bytes(run, zoo_of(run)) / factor)
 
 
@@ -88,6 +91,8 @@ def _print(found: Budget, path: str) -> None:
     table(("allocation", "bytes", "error of ΔW at most", "K"), rows, right=(1, 2))
     if found.exact.gap > 0:
         say("not proven: the search was cut short, and another allocation may be better by a little")
+    if not any(found.exact.k):
+        say("no component fits so few bytes, and every K is 0; give more")
     print(f"\nK per matrix in {printable(path)}; `eigenzoo fit ZOO --space delta --k FILE --out RUN` takes it")
 
 

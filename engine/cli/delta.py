@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.output import counted, emit_json, table
+from engine.cli.output import counted, emit_json, say, table
 from engine.cli.runs import RunPath, open_run_here
 from engine.cli.zoo import Json
 
 if TYPE_CHECKING:
     from engine.analysis.leverage import Leverage
     from engine.analysis.reconstruction import Errors, LayerError
+    from engine.run import Run
 
 Layers = Annotated[str, typer.Option("--layers", metavar="GLOB", help="Layers; commas between globs.")]
 _SHOWN = 40  # lines of a table for people
@@ -25,7 +26,9 @@ def error(run: RunPath, layers: Layers = "*", json: Json = False) -> None:
     """
     from engine.analysis.reconstruction import reconstruction
 
-    found = reconstruction(open_run_here(run), layers=layers)
+    opened = open_run_here(run)
+    found = reconstruction(opened, layers=layers)
+    say_what_changed(opened)
     if json:
         emit_json(
             {"space": found.space, "total": _number(found.total), "layers": [_layer_json(e) for e in found.layers]}
@@ -47,6 +50,15 @@ def error(run: RunPath, layers: Layers = "*", json: Json = False) -> None:
     header = ("layer", "K A", "K B", "A", "B", "ΔW mean", "ΔW median", "ΔW worst", "of", "ΔW total")
     table(header, rows, right=(1, 2, 3, 4, 5, 6, 7, 9))
     print(f"\nrelative error of ΔW, all adapters and layers together: {found.total:.4f}")
+
+
+def say_what_changed(run: Run) -> None:
+    """A line where the zoo holds other rows now than were fitted."""
+    from engine.analysis.run_rows import rows_of, zoo_of
+
+    zoo = zoo_of(run)
+    if others := [m for m in run.matrices if rows_of(run, zoo, m.layer, m.side).identity != m.identity]:
+        say(f"{len(others)} of {len(run.matrices)} matrices were fitted to other adapters than the zoo has now")
 
 
 def leverage(

@@ -140,8 +140,13 @@ def remarks(found: Sequence[MatrixRanks]) -> list[str]:
     if coloured and misled:
         first, many = coloured[0].result, f"{len(coloured)} of {len(found)} matrices"
         lines.append(
-            f"noise is not white in {many} ({first.layer} {first.side} first), which {', '.join(misled)} take it for"
+            f"noise is not white in {many} ({first.layer} {first.side} first), as {', '.join(misled)} take it to be"
         )
+    for name in misled:
+        own = [e for e in found if e.whiteness.white is not False and "noise is not white" in e.choices[name].note]
+        if own:
+            first, many = own[0].result, f"{len(own)} of {len(found)} matrices"
+            lines.append(f"what {name} leaves is not white noise in {many} ({first.layer} {first.side} first)")
     reasons: dict[tuple[str, str], list[MatrixRanks]] = {}
     for each in found:
         for name, choice in each.choices.items():

@@ -22,7 +22,11 @@ def seeds(
         str, typer.Option("--layers", metavar="GLOB", help="Layers to look at; commas between globs.")
     ] = "*",
     min_cosine: Annotated[
-        float, typer.Option("--min-cosine", help="The least cosine of two adapters' A that tells of one start.")
+        float,
+        typer.Option(
+            "--min-cosine",
+            help="The least cosine of two adapters' A that tells of one start; the bar rises where chance reaches it.",
+        ),
     ] = 0.5,
     json: Json = False,
 ) -> None:
@@ -72,11 +76,11 @@ def print_groups(found: Sequence[SeedGroups]) -> None:
             _sizes([len(group) for group in each.groups]),
             _cosine(each.weakest),
             _cosine(each.strongest),
-            f"{each.bar:.2f}",
+            f"{each.bar:.4f}",
         )
         for each in found
     ]
-    header = ("layer", "side", "adapters", "groups", "of", "weakest cosine within", "strongest apart", "asked")
+    header = ("layer", "side", "adapters", "groups", "of", "weakest cosine within", "strongest apart", "bar")
     table(header, rows, right=(2, 3, 5, 6, 7))
     for groups, names in partitions(found):
         where = f"{counted(len(names), 'module')}, {names[0]}{' first' if len(names) > 1 else ''}"

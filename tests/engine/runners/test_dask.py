@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import numpy as np
 import pytest
 
@@ -129,7 +130,9 @@ def in_process(n: int, **options: Any) -> Any:
     from distributed import LocalCluster
 
     settings = {"n_workers": n, "threads_per_worker": 1, "processes": False, "dashboard_address": None} | options
-    return LocalCluster(**settings)
+    # Such a worker takes the memory of the whole test run for its own, and would pause at four fifths of its limit.
+    with dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.spill": False}):
+        return LocalCluster(**settings)
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3])
