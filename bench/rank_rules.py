@@ -80,10 +80,10 @@ def main() -> int:
 def measured(kind: str, n: int, d: int, k: int, draws: int) -> dict[str, Any]:
     """One matrix: K by every rule, and whether its noise is white."""
     from bench.planted import planted, spectrum_of
+    from engine.analysis.parallel import parallel_analysis
     from engine.rank import read_rule
     from engine.rank.compare import answer
     from engine.rank.needs_rows import Parallel
-    from engine.rank.parallel import parallel_analysis
     from engine.rank.whiteness import whiteness
 
     x = planted(kind, n, d, k, STRENGTHS, SEED)

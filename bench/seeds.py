@@ -33,7 +33,7 @@ CHILD = """
 import json, resource, sys, time
 import numpy as np
 import zarr
-from engine.analysis.starts import shared_starts
+from engine.starts.shared import shared_starts
 from engine.rows import as_rows
 
 rows = as_rows(zarr.open_array(sys.argv[1], mode="r"))

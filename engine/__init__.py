@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.analysis.heldout import HeldOut, held_out, held_out_error
     from engine.analysis.overlap import overlap
-    from engine.analysis.seeds import seed_groups, seeds
+    from engine.analysis.parallel import parallel_analysis
     from engine.delta import delta_rows
     from engine.fitting import fit
     from engine.incremental import Incremental
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from engine.rank.elbow import elbow
     from engine.rank.explained_variance import explained_variance
     from engine.rank.gavish_donoho import gavish_donoho
-    from engine.rank.known_noise import known_noise
-    from engine.rank.parallel import parallel_analysis
     from engine.rank.screenot import screenot
     from engine.rank.shrinkage import shrink
     from engine.rank.whiteness import whiteness
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from engine.runners.dask_ import DaskRunner
     from engine.runners.serial import SerialRunner
     from engine.runners.threads import ThreadsRunner
+    from engine.starts.groups import seed_groups, seeds
+    from engine.starts.known_noise import known_noise
     from engine.streaming import Moments
     from engine.subspace import Subspace
     from engine.zoo_fit import fit_zoo
@@ -48,15 +48,15 @@ _HOMES = {
     "fit": "engine.fitting",
     "fit_zoo": "engine.zoo_fit",
     "gavish_donoho": "engine.rank.gavish_donoho",
-    "known_noise": "engine.rank.known_noise",
+    "known_noise": "engine.starts.known_noise",
     "held_out": "engine.analysis.heldout",
     "held_out_error": "engine.analysis.heldout",
     "open_run": "engine.run",
     "overlap": "engine.analysis.overlap",
-    "parallel_analysis": "engine.rank.parallel",
+    "parallel_analysis": "engine.analysis.parallel",
     "screenot": "engine.rank.screenot",
-    "seed_groups": "engine.analysis.seeds",
-    "seeds": "engine.analysis.seeds",
+    "seed_groups": "engine.starts.groups",
+    "seeds": "engine.starts.groups",
     "shrink": "engine.rank.shrinkage",
     "whiteness": "engine.rank.whiteness",
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.report.thinning import thin
+from engine.thinning import thin
 from ingest.html import card, facts, grid
 
 if TYPE_CHECKING:

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.analysis.seed_rows import SeedChoice, check_seeds
 from engine.backends import choose
 from engine.fitting import FitPlan, fit_reduction, plan_fit, what_is_wanted
 from engine.kept.fit import Update, Whole, kept_task_bytes
 from engine.kept.updates import States
 from engine.memory import check
 from engine.rank.gavish_donoho import INIT, NAME, GavishDonoho
-from engine.rank.known_noise import known_noise
 from engine.resume import local_folder, locked, prepare
 from engine.run import MatrixResult, RunRecord, read_marker
 from engine.runners.partition import ranges_of
 from engine.selection import KByMatrix, check_k, choose_matrices, run_settings
+from engine.starts.known_noise import known_noise
+from engine.starts.seed_rows import SeedChoice, check_seeds
 from ingest.store.reader import MatrixInfo, Zoo, open_zoo
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def open_job(
         The rows of A and B as they are stored, or those of ΔW (see `engine.delta`).
     seeds : str
         What is done about adapters that share a random start: "all", "one-each", "subtract" or "group:N" (see
-        `engine.analysis.seed_rows.SeedChoice`); all but the first read every module once more.
+        `engine.starts.seed_rows.SeedChoice`); all but the first read every module once more.
     method, spectrum, refine, products, device
         See `engine.fit`. Where states are kept, products are float64.
     restart : bool

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.report.thinning import thin
+from engine.thinning import thin
 from ingest.html import printable
 from ingest.look import altair, figure
 

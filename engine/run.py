@@ -39,7 +39,7 @@ class RunSettings:
     """What decides the results: how rows are centred, the rule for K (or K per layer and side), and how to solve.
 
     `method` to `products` are as for `engine.fit`; `space` is "factor" or "delta" (see `engine.delta`);
-    `seeds` says what is done about shared starts (see `engine.analysis.seed_rows`).
+    `seeds` says what is done about shared starts (see `engine.starts.seed_rows`).
     """
 
     center: str = "feature"

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from engine.analysis.seed_rows import check_seeds, parse_seeds
 from engine.backends.protocol import PRODUCTS
 from engine.delta import SPACES, check_center, default_center
 from engine.methods import SPECTRA, method_named
@@ -15,6 +14,7 @@ from engine.rank import parse_rule
 from engine.rank.fixed import Fixed
 from engine.rank.gavish_donoho import INIT, NAME
 from engine.run import RunSettings
+from engine.starts.seed_rows import check_seeds, parse_seeds
 from engine.subspace import CENTERS
 from ingest.errors import EigenzooError
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from engine.analysis.reconstruction import chosen
 from engine.analysis.run_rows import zoo_of
-from engine.analysis.seed_rows import SeedChoice
 from engine.delta import batches
+from engine.starts.seed_rows import SeedChoice
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:

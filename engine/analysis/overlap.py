@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.analysis.adapter_rows import Bases, Energies
-from engine.analysis.by_adapter import ByAdapter
 from engine.backends import choose, get_backend
+from engine.by_adapter import ByAdapter
 from engine.delta import rows_in
 from engine.reductions.pair_traces import PairTraces, TraceSums, pair_traces_bytes
 from engine.runners.partition import read_rows

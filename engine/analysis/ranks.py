@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.analysis.parallel import parallel_analysis
 from engine.analysis.run_rows import rows_of, zoo_of
-from engine.analysis.seed_rows import SeedChoice, parse_seeds
 from engine.rank.choice import RankChoice, RankRule
 from engine.rank.compare import answer
 from engine.rank.gavish_donoho import GavishDonoho
-from engine.rank.known_noise import KnownNoise, known_noise, row_levels
 from engine.rank.needs_rows import Parallel
-from engine.rank.parallel import parallel_analysis
 from engine.rank.whiteness import Whiteness, whiteness
+from engine.starts.known_noise import KnownNoise, known_noise, row_levels
+from engine.starts.seed_rows import SeedChoice, parse_seeds
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:

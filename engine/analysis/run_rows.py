@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.starts.members import ordinals_of
+from engine.starts.seed_rows import SeedChoice
 from ingest.errors import EigenzooError
 from ingest.store.reader import Zoo, open_zoo
 
 if TYPE_CHECKING:
-    from engine.analysis.seed_rows import SeedChoice
     from engine.rows import RowSource
     from engine.run import MatrixResult, Run
 
@@ -74,12 +75,4 @@ def places_of(run: Run, zoo: Zoo, layer: str) -> dict[int, int]:
 
 
 def _choice(run: Run, zoo: Zoo) -> SeedChoice:
-    from engine.analysis.seed_rows import SeedChoice
-
     return SeedChoice(zoo, run.record.settings.seeds, run.record.settings.space)
-
-
-def ordinals_of(zoo: Zoo, layer: str) -> list[int]:
-    """Ordinals of the live adapters that have rows in a layer, in the order of their rows."""
-    stored = zoo.stored
-    return [i for i in zoo.entries(zoo.layer(layer))["adapter"].tolist() if stored[i].live]

@@ -30,10 +30,10 @@ from engine.analysis.overlap import overlap, overlap_of
 from engine.analysis.ranks import ranks_of
 from engine.analysis.reconstruction import Errors, LayerError, chosen, reconstruction
 from engine.analysis.run_rows import check_rows, places_of, rows_of, zoo_of
-from engine.analysis.seeds import SeedGroups, seed_groups
 from engine.analysis.side_by_side import side_by_side
 from engine.rank import read_rule
 from engine.resume import locked
+from engine.starts.groups import SeedGroups, seed_groups
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:

@@ -115,7 +115,7 @@ def parse_folds(text: str) -> int | None:
 def groups_of(run: Run, zoo: Zoo, layer: str) -> list[list[int]]:
     """The seed groups of a layer, by the places of adapters among those that the run fits."""
     from engine.analysis.run_rows import places_of
-    from engine.analysis.seeds import seed_groups
+    from engine.starts.groups import seed_groups
 
     places = places_of(run, zoo, layer)
     return [[places[ordinal] for ordinal in group if ordinal in places] for group in seed_groups(zoo, layer).ordinals]

@@ -11,7 +11,7 @@ from engine.cli.zoo import Json, ZooPath, open_zoo_here
 
 if TYPE_CHECKING:
     from engine.analysis.overlap import Overlap
-    from engine.analysis.seeds import SeedGroups
+    from engine.starts.groups import SeedGroups
     from ingest.store.reader import Zoo
 
 # What is compared: in JSON, in the table, side and space.
@@ -34,7 +34,7 @@ def overlap(
 
     Row spaces of A, column spaces of B, and where the energy of ΔW lies; of all adapters, and of one per random start.
     """
-    from engine.analysis.seeds import layers_matching, seed_groups
+    from engine.starts.groups import layers_matching, seed_groups
 
     opened = open_zoo_here(zoo)
     chosen = layers_matching(opened, layers)

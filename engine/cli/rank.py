@@ -96,8 +96,8 @@ def threads_for(run: Run, device: str) -> int:
     """Draws that are made side by side: one per core, and no more than there is memory for."""
     import psutil
 
+    from engine.analysis.parallel import draw_bytes
     from engine.plan.matrix import matrix_stored
-    from engine.rank.parallel import draw_bytes
 
     needed = 1
     for each in run.matrices:

@@ -177,7 +177,7 @@ def seeds_as_typed(text: str) -> None:
     typer.BadParameter
         With what may be chosen.
     """
-    from engine.analysis.seed_rows import parse_seeds
+    from engine.starts.seed_rows import parse_seeds
     from ingest.errors import EigenzooError
 
     try:

@@ -11,7 +11,7 @@ from engine.cli.output import Meter, counted, emit_json, printable, table
 from engine.cli.zoo import Json, ZooPath, open_zoo_here
 
 if TYPE_CHECKING:
-    from engine.analysis.seeds import SeedGroups
+    from engine.starts.groups import SeedGroups
 
 SHOWN = 12  # names of a group that are printed
 
@@ -31,10 +31,10 @@ def seeds(
     json: Json = False,
 ) -> None:
     """Find the adapters that share a random start, module by module."""
-    from engine.analysis.seeds import partitions
-    from engine.analysis.seeds import seeds as find
-    from engine.analysis.starts import check_cosine
     from engine.runners.threads import ThreadsRunner
+    from engine.starts.groups import partitions
+    from engine.starts.groups import seeds as find
+    from engine.starts.shared import check_cosine
     from ingest.errors import EigenzooError
 
     try:
@@ -65,7 +65,7 @@ def seeds(
 
 def print_groups(found: Sequence[SeedGroups]) -> None:
     """A line per module, then who is in which group."""
-    from engine.analysis.seeds import partitions
+    from engine.starts.groups import partitions
 
     rows = [
         (

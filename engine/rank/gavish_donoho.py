@@ -121,7 +121,7 @@ class GavishDonoho:
     ----------
     noise : the noise level; None where it is to be judged from the spectrum.
     init : whether the level is that of the adapters' random start, which `noise` then is; None while nobody has
-        looked it up (`engine.rank.known_noise`), or where it is unknown.
+        looked it up (`engine.starts.known_noise`), or where it is unknown.
     why : of a start, where its level is from, or why it is unknown.
     """
 

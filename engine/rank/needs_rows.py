@@ -18,7 +18,7 @@ NULLS = ("flip", "init")
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """Parallel analysis (`engine.rank.parallel.parallel_analysis`); over a spectrum alone it declines.
+    """Parallel analysis (`engine.analysis.parallel.parallel_analysis`); over a spectrum alone it declines.
 
     Attributes
     ----------

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.report.thinning import HEAD, MAX_POINTS, thin
+from engine.thinning import HEAD, MAX_POINTS, thin
 from ingest.html import printable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from engine.report.rules import (
     in_singular_values,
     label,
 )
-from engine.report.thinning import thin
+from engine.thinning import thin
 from ingest.errors import EigenzooError
 from ingest.html import printable
 

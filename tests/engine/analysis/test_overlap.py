@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.analysis.overlap import Overlap, between, overlap, overlap_of
-from engine.analysis.seeds import seed_groups
 from engine.runners.dask_ import DaskRunner
 from engine.runners.serial import SerialRunner
 from engine.runners.threads import ThreadsRunner
+from engine.starts.groups import seed_groups
 from ingest import shared_starts
 from ingest.errors import EigenzooError
 from ingest.pipeline import ingest

@@ -14,11 +14,11 @@ from engine.analysis.heldout import held_out
 from engine.analysis.overlap import overlap
 from engine.analysis.reconstruction import reconstruction
 from engine.analysis.run_rows import zoo_of
-from engine.analysis.seeds import seeds
 from engine.analysis.whole_run import analyse
 from engine.cli import main
 from engine.job import open_job
 from engine.run import Run
+from engine.starts.groups import seeds
 from engine.zoo_fit import fit_zoo
 from ingest import shared_starts
 from ingest.errors import EigenzooError

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from engine.analysis.parallel import parallel_analysis
 from engine.cli import main
-from engine.rank.parallel import parallel_analysis
 from engine.zoo_fit import fit_zoo
 from ingest import synthetic
 from ingest.pipeline import ingest
@@ -109,8 +109,8 @@ def test_wrong_usage(arguments: list[str], said: str, capfd: pytest.CaptureFixtu
 def test_no_more_draws_side_by_side_than_there_is_memory_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
+    from engine.analysis.parallel import draw_bytes
     from engine.cli.rank import threads_for
-    from engine.rank.parallel import draw_bytes
     from engine.run import open_run
 
     opened = open_run(folder / "run")

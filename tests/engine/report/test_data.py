@@ -8,8 +8,8 @@ import pytest
 from engine.report.data import columns, entry
 from engine.report.names import MAX_PANELS, NO_BLOCK, ROW, lay_out
 from engine.report.rules import STANDARD, answers, label
-from engine.report.thinning import HEAD, MAX_POINTS, thin
 from engine.run import summary
+from engine.thinning import HEAD, MAX_POINTS, thin
 from ingest.html import printable
 from tests.engine.report.conftest import stored
 

@@ -4,8 +4,8 @@ A start is drawn once, and training adds to it. Where :math:`A_s = A_0 + \Delta_
 start is :math:`\|A_0\|^2` over the product of their norms, up to what their training has in common; that of two others
 is nearly 0. Rows are compared as they are: training applies no gauge to a start.
 
-Each adapter is read once and sketched (`engine.analysis.sketch`). Pairs of sketches that may be alike are joined to
-sets (`engine.analysis.linkage`). Members of a set are read again and held against one of them, the first one of the
+Each adapter is read once and sketched (`engine.starts.sketch`). Pairs of sketches that may be alike are joined to
+sets (`engine.starts.linkage`). Members of a set are read again and held against one of them, the first one of the
 highest rank; what is not like it makes up sets of its own. So a group holds nothing but adapters whose rows are like
 those of its representative, and the sketches decide only whose rows are looked at.
 """
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.analysis.by_adapter import ByAdapter
-from engine.analysis.chance import LEAST_COSINE, MIN_COSINE, unmatched
-from engine.analysis.linkage import linked, nearest_apart
-from engine.analysis.row_cosines import row_cosines
-from engine.analysis.sketch import NUMBERS, SIGMAS, LeadingRows, Sketches
+from engine.by_adapter import ByAdapter
 from engine.reductions.gather import Gather
 from engine.runners.serial import SerialRunner
+from engine.starts.chance import LEAST_COSINE, MIN_COSINE, unmatched
+from engine.starts.linkage import linked, nearest_apart
+from engine.starts.row_cosines import row_cosines
+from engine.starts.sketch import NUMBERS, SIGMAS, LeadingRows, Sketches
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def shared_starts(
         (n_rows, width), an adapter's rows between two of its `offsets`.
     min_cosine : float, default 0.5
         The least cosine of two adapters of a group, from 0.2 to below 1; more is asked where independent adapters may
-        be as alike, and 0.95 where all have but one row, so that nothing tells (`engine.analysis.chance`).
+        be as alike, and 0.95 where all have but one row, so that nothing tells (`engine.starts.chance`).
     seed : int
         Of the sketches, and of the adapters that are looked at for what chance does.
     runner : Runner, optional

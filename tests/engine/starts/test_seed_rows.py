@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import engine
-from engine.analysis.less_starts import LessStarts
 from engine.analysis.ranks import ranks_of
-from engine.analysis.seed_rows import SeedChoice, parse_seeds
-from engine.analysis.seeds import seed_groups
 from engine.rank import read_rule
 from engine.rank.gavish_donoho import gavish_donoho
 from engine.runners.dask_ import DaskRunner
+from engine.starts.groups import seed_groups
+from engine.starts.less_starts import LessStarts
+from engine.starts.seed_rows import SeedChoice, parse_seeds
 from ingest import shared_starts
 from ingest.errors import EigenzooError
 from ingest.pipeline import ingest

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.analysis import linkage, row_cosines, starts
-from engine.analysis.by_adapter import ByAdapter, pieces
-from engine.analysis.chance import exceeded, unmatched
-from engine.analysis.sketch import LeadingRows, Sketches
-from engine.analysis.starts import shared_starts
+from engine.by_adapter import ByAdapter, pieces
 from engine.runners.threads import ThreadsRunner
+from engine.starts import linkage, row_cosines, shared
+from engine.starts.chance import exceeded, unmatched
+from engine.starts.shared import shared_starts
+from engine.starts.sketch import LeadingRows, Sketches
 from ingest.errors import EigenzooError
 from tests.engine.analysis.arrays import rows_of, started
 
@@ -79,7 +79,7 @@ def test_neither_blocks_nor_runner_nor_seed_matter(monkeypatch: pytest.MonkeyPat
         found.append(shared_starts(rows_of(made), runner=runner))
     monkeypatch.setattr(linkage, "TILE", 3)
     monkeypatch.setattr(row_cosines, "HELD_BYTES", 1)
-    monkeypatch.setattr("engine.analysis.by_adapter.PIECE_BYTES", 1)
+    monkeypatch.setattr("engine.by_adapter.PIECE_BYTES", 1)
     found.append(shared_starts(rows_of(made)))
     assert {each.groups for each in found} == {((0, 3, 6), (2, 4), (7, 8))}
     assert np.ptp([each.weakest for each in found]) < 1e-12
@@ -135,7 +135,7 @@ def test_nothing_is_like_zeros() -> None:
     zeros = [np.zeros((4, WIDTH))] * 3
     assert shared_starts(rows_of([*zeros, *made])).groups == ((3, 4),)
     assert shared_starts(rows_of(zeros)).groups == ()
-    assert shared_starts(rows_of(made[:1])) == starts.Starts((), shared_starts(rows_of(made[:1])).bar, None, None)
+    assert shared_starts(rows_of(made[:1])) == shared.Starts((), shared_starts(rows_of(made[:1])).bar, None, None)
 
 
 @pytest.mark.parametrize("wrong", [0.0, 1.0, -0.5, float("nan")])

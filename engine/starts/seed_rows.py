@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from engine.analysis.less_starts import LessStarts
-from engine.analysis.run_rows import ordinals_of
-from engine.analysis.seeds import SeedGroups, groups_in
 from engine.delta import rows_in
+from engine.starts.groups import SeedGroups, groups_in
+from engine.starts.less_starts import LessStarts
+from engine.starts.members import ordinals_of
 from ingest.errors import EigenzooError
 from ingest.store.reader import Zoo
 
@@ -91,7 +91,7 @@ class SeedChoice:
 
     Notes
     -----
-    Cost: but for "all" the seed groups of every module that is asked for (`engine.analysis.seeds`), found once for an
+    Cost: but for "all" the seed groups of every module that is asked for (`engine.starts.groups`), found once for an
     opened zoo.
     """
 
@@ -166,8 +166,8 @@ class SeedChoice:
         return tuple(stored[i].record.name for i in (ordinals_of(self._zoo, layer) if members is None else members))
 
     def _find(self, layers: Sequence[str]) -> None:
-        from engine.analysis.chance import MIN_COSINE
         from engine.runners.threads import ThreadsRunner
+        from engine.starts.chance import MIN_COSINE
 
         with ThreadsRunner() as runner:
             wanted = [layer for layer in layers if layer not in self._groups]

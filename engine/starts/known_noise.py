@@ -14,7 +14,7 @@ Trained A stays close to its random start, and B starts at zero, so on side A th
 
 One level is all that a rule can use. Starts of several levels in one matrix (as 1/r gives where ranks differ) are noise
 that varies by row, on which white-noise rules fail; so adapters whose levels differ by more than 1 % have none.
-`row_levels` gives a level for every row, for rules that can use that (`engine.rank.parallel`).
+`row_levels` gives a level for every row, for rules that can use that (`engine.analysis.parallel`).
 """
 
 from __future__ import annotations

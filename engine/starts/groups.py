@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.analysis.chance import MIN_COSINE
-from engine.analysis.run_rows import ordinals_of
-from engine.analysis.starts import Starts, check_cosine, sketch_of, starts_of
 from engine.reductions.gather import Gather
 from engine.runners.serial import SerialRunner
+from engine.starts.chance import MIN_COSINE
+from engine.starts.members import ordinals_of
+from engine.starts.shared import Starts, check_cosine, sketch_of, starts_of
 from ingest.errors import EigenzooError
 
 if TYPE_CHECKING:
-    from engine.analysis.by_adapter import ByAdapter
+    from engine.by_adapter import ByAdapter
     from engine.runners.protocol import Runner
     from ingest.store.reader import Zoo
     from ingest.store.rows import ZooRows
@@ -79,7 +79,7 @@ class SeedGroups:
 def seed_groups(
     zoo: Zoo, layer: str, *, min_cosine: float = MIN_COSINE, seed: int = 0, runner: Runner | None = None
 ) -> SeedGroups:
-    """The seed groups of one module. Parameters, errors and cost as for `engine.analysis.starts.shared_starts`.
+    """The seed groups of one module. Parameters, errors and cost as for `engine.starts.shared.shared_starts`.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def seeds(
     layers : str
         A glob over canonical layer names; several may be given with commas.
     min_cosine, seed, runner
-        As for `engine.analysis.starts.shared_starts`; modules are sketched side by side as far as the runner does so.
+        As for `engine.starts.shared.shared_starts`; modules are sketched side by side as far as the runner does so.
     progress : callable, optional
         Called with modules done, of how many, and the last one's name.
 

@@ -8,11 +8,11 @@ import pytest
 
 import engine
 from bench.planted import planted
+from engine.analysis.parallel import DrawnRows, FlippedRows, LargestValue, parallel_analysis
 from engine.backends import get_backend
 from engine.eigen import SMALLEST
 from engine.rank.marchenko_pastur import edge
 from engine.rank.needs_rows import Parallel
-from engine.rank.parallel import DrawnRows, FlippedRows, LargestValue, parallel_analysis
 from engine.reductions.moments import Moments
 from engine.rows import ArrayRows, RowSource
 from engine.runners.serial import SerialRunner

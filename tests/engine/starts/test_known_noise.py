@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from engine.rank import known_noise as module
-from engine.rank.known_noise import GAUSSIAN, KAIMING, TORCH, known_noise, row_levels, start_of
 from engine.run import open_run
+from engine.starts import known_noise as module
+from engine.starts.known_noise import GAUSSIAN, KAIMING, TORCH, known_noise, row_levels, start_of
 from engine.zoo_fit import fit_zoo
 from ingest import shared_starts
 from ingest.errors import EigenzooError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.analysis.seeds import layers_matching, partitions, seed_groups, seeds
 from engine.runners.dask_ import DaskRunner
+from engine.starts.groups import layers_matching, partitions, seed_groups, seeds
 from ingest import shared_starts, synthetic
 from ingest.errors import EigenzooError
 from ingest.pipeline import ingest

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.analysis.sketch import Sketches
+    from engine.starts.sketch import Sketches
 
 TILE = 1024  # adapters on either side of a tile
 FARTHEST = 8  # pairs of different groups whose cosine is worked out from the rows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.analysis.by_adapter import pieces
+from engine.by_adapter import pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

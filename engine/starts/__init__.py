@@ -1,0 +1,1 @@
+"""Random starts: which adapters share one, at what level of noise they began, and what a fit does about it."""
